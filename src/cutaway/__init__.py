@@ -19,6 +19,7 @@ from cutaway import registry
 
 if TYPE_CHECKING:
     from cutaway.address import Address as Address
+    from cutaway.engine.graph import Graph as Graph
     from cutaway.errors import CutawayError as CutawayError
     from cutaway.models.opening import open as open
     from cutaway.models.prompt import Prompt as Prompt
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Address": "address",
     "CutawayError": "errors",
+    "Graph": "engine.graph",
     "Pair": "tasks.base",
     "Prompt": "models.prompt",
     "Task": "tasks.base",

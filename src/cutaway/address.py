@@ -37,7 +37,7 @@ SELECTORS = ("head", "unit", "pos")
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A point and what is selected of it; `None` selects everything. `unit` counts along the last axis."""
+    """A point and what is selected of it; `None` selects everything. `unit` counts along the last axis; in a map of features, channels."""
 
     point: str
     head: int | None = None

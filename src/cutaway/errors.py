@@ -1,12 +1,15 @@
-"""Every exception Cutaway raises.
+"""Every exception Cutaway raises, and the warning it gives.
 
     CutawayError
     ├── InputError (ValueError)          an argument has a value that cannot be used
+    │   ├── GraphError                   an intervention graph is malformed, too large, or holds what is not in the table
     │   ├── AddressError                 a text is not an address, or a selector does not fit its point
     │   └── PromptError                  a span, role, answer or length does not fit the prompt
     ├── UnknownNameError (LookupError)   no method, task, metric, model, view, point ... of that name
     ├── EngineError (RuntimeError)
     │   ├── TraceError                   a trace is used when it is not open, or opened twice
+    │   ├── RecordError                  a body does what cannot be written down as an intervention graph
+    │   ├── StreamError                  a body and the forward it drives elsewhere do not understand one another, or parted
     │   └── OutOfOrderError              a value is asked for that the forward has already passed, or never reaches
     ├── ModelError (RuntimeError)
     │   ├── WeightsError                 weights cannot be found, fetched or verified
@@ -15,7 +18,9 @@
     ├── NumericError (ArithmeticError)   the model returned NaN or infinity where a number is needed
     └── StorageError (OSError)           a result cannot be written or read
 
-A message has three parts: what was asked, what was found, what would work. Each class has a page in `docs/errors/`.
+    SlowSweepWarning (UserWarning)       a sweep is right, but could not share what sweeps share
+
+A message has three parts: what was asked, what was found, what would work. Each error has a page in `docs/errors/`.
 """
 
 from __future__ import annotations
@@ -43,6 +48,12 @@ class InputError(CutawayError, ValueError):
     """An argument has a value that cannot be used."""
 
     page = "input-error"
+
+
+class GraphError(InputError):
+    """An intervention graph is malformed, too large, or holds what is not in the table."""
+
+    page = "graph-error"
 
 
 class AddressError(InputError):
@@ -80,6 +91,18 @@ class TraceError(EngineError):
     """A trace is used when it is not open, or opened twice."""
 
     page = "trace-error"
+
+
+class RecordError(EngineError):
+    """A body does what cannot be written down as an intervention graph."""
+
+    page = "record-error"
+
+
+class StreamError(EngineError):
+    """A body and the forward it drives elsewhere do not understand one another, or parted."""
+
+    page = "stream-error"
 
 
 class OutOfOrderError(EngineError):
@@ -122,3 +145,7 @@ class StorageError(CutawayError, OSError):
     """A result cannot be written or read."""
 
     page = "storage-error"
+
+
+class SlowSweepWarning(UserWarning):
+    """Some interventions of a sweep cost more than what lies after their edits. Their numbers are right; the message says how many, and why."""

@@ -44,7 +44,7 @@ def test_what_has_no_items(model: AnyModule) -> None:
 
 def test_completion(model: AnyModule) -> None:
     assert {"first", "stages", "left", "trace", "run"} <= set(dir(model))
-    assert dir(model.stages[0]) == ["inner", "input", "inputs", "output"]
+    assert dir(model.stages[0]) == ["inner", "input", "inputs", "output", "skip", "source"]
 
 
 def test_missing_part(model: AnyModule) -> None:

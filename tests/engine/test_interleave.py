@@ -430,12 +430,32 @@ def test_two_traces_on_one_model(model: AnyModule, x: Tensor) -> None:
         model.first.output  # noqa: B018
         with pytest.raises(TraceError, match="still open"), model.trace(x):
             pass
-        with pytest.raises(TraceError, match="open on it"):
-            model.run(x)
-        with pytest.raises(TraceError, match="open on it"):
-            model.sweep(x, edits=[[]], metric=lambda v: v)
         model.right.output  # noqa: B018
     assert torch.equal(run.output, model.module(x))
+
+
+@pytest.mark.filterwarnings("ignore::cutaway.errors.SlowSweepWarning")
+def test_runs_inside_an_open_trace(model: AnyModule, x: Tensor) -> None:
+    """They are forwards of their own: they neither see what the body changed nor disturb the one that is parked."""
+    edits = [("right.output", lambda v: v * 3)]
+    read = ["first.output", "right.output"]
+    alone = model.run(x, read=read), model.run(x, edits=edits).output, model.gradients(x, of=lambda out: out, at=read)
+    with model.trace(x) as run:
+        model.first.output = model.first.output * 0
+        for _ in range(2):
+            inside = model.run(x, read=read), model.run(x, edits=edits).output, model.gradients(x, of=lambda out: out, at=read)
+            assert all(torch.equal(inside[0][name], alone[0][name]) for name in read) and torch.equal(inside[1], alone[1])
+            assert all(torch.equal(a[name], b[name]) for a, b in zip(inside[2], alone[2], strict=True) for name in read)
+            swept = model.sweep(x, edits=[edits, []], metric=lambda out: out)
+            torch.testing.assert_close(swept[0], model.last(alone[1]).detach())
+            assert (model.first.output == 0).all()
+        zeroed = model.right.input
+        model.right.output = model.run(x, read=read)["right.output"]
+    h = torch.zeros(3, 8)
+    for stage in model.module.stages:
+        h = h + stage(h, scale=0.5)[0]
+    assert torch.equal(zeroed, h.tanh())
+    assert torch.equal(run.output, model.module.last((model.module.left(h.tanh()) + alone[0]["right.output"]).tanh()))
 
 
 def test_a_trace_cannot_be_used_twice(model: AnyModule, x: Tensor) -> None:

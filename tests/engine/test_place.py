@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cutaway.address import Address
-from cutaway.engine.place import Place, parsed
+from cutaway.engine.place import IMAGE, Place, parsed
 from cutaway.engine.site import Site
 from cutaway.errors import AddressError
 
@@ -20,6 +20,7 @@ VALUES = {
     HEADS: torch.arange(240.0).reshape(2, 5, 4, 6),
     MAP: torch.arange(200.0).reshape(2, 4, 5, 5),
     RESIDUAL: torch.arange(60.0).reshape(2, 5, 6),
+    IMAGE: torch.arange(120.0).reshape(2, 3, 4, 5),
 }
 
 
@@ -29,7 +30,7 @@ def place(dims: tuple[str, ...], pos: list[list[int]] | None = None, rows: list[
     return Place(Address("p", **selectors), site, positions, None if rows is None else torch.tensor(rows))
 
 
-H, M, R = VALUES[HEADS], VALUES[MAP], VALUES[RESIDUAL]
+H, M, R, F = VALUES[HEADS], VALUES[MAP], VALUES[RESIDUAL], VALUES[IMAGE]
 CASES: list[tuple[Place, Tensor, Tensor]] = [
     (place(HEADS), H, H),
     (place(HEADS, head=2), H, H[:, :, 2]),
@@ -54,6 +55,10 @@ CASES: list[tuple[Place, Tensor, Tensor]] = [
     (place(MAP, [[2]], rows=[1], head=3), M, M[1:, 3, 2]),
     (place(MAP, rows=[1], head=3), M, M[1:, 3]),
     (place(HEADS, [[2, 3]], rows=[1]), H, H[1:, 2:4]),
+    (place(IMAGE, unit=2), F, F[:, 2]),
+    (place(IMAGE, rows=[1], unit=2), F, F[1:, 2]),
+    (place(IMAGE, [[1], [4]], unit=5), R, torch.stack([R[0, 1, 5], R[1, 4, 5]])),  # three axes, so no map of features
+    (place((), unit=4), F, F[..., 4]),
 ]
 
 
@@ -88,6 +93,8 @@ BAD: list[tuple[Place, Any, str]] = [
     (place(RESIDUAL, head=0), R, r"selector 'head'.*axes batch, pos, d_model"),
     (place(RESIDUAL, unit=6), R, "6 units there.*unit=0 to unit=5"),
     (place(RESIDUAL, [[5], [0]]), R, "5 positions there"),
+    (place(IMAGE, unit=3), F, "3 units there"),
+    (place(IMAGE, [[0]]), F, "selector 'pos'.*axes batch, channel, y, x"),
     (place(RESIDUAL, [[-6], [0]]), R, "5 positions there"),
     (place((), [[0]], head=1), R, r"selector 'head'.*axis_2"),
     (place((), [[0]]), torch.zeros(2), "selector 'pos'"),

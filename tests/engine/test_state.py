@@ -38,6 +38,7 @@ CONTEXTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "no_grad": torch.no_grad,
     "inference": torch.inference_mode,
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "autocast, other settings": lambda: torch.autocast("cpu", torch.float16, cache_enabled=False),
     "no inference": lambda: torch.inference_mode(False),
     "no autocast": lambda: torch.autocast("cpu", enabled=False),
     "enable_grad": torch.enable_grad,

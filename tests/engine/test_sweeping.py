@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from cutaway.engine.memory import Peak
 from cutaway.engine.place import Intervention
 from cutaway.errors import AddressError, InputError, UnknownNameError
 from cutaway.mediators.ablate import ablate
@@ -21,6 +22,8 @@ from cutaway.mediators.scale import scale
 from cutaway.models.any_module import AnyModule
 
 Edits = list[Intervention]
+slow = pytest.mark.filterwarnings("ignore::cutaway.errors.SlowSweepWarning")
+"""Some interventions here run as whole forwards; that a sweep says so is tested in test_plan.py."""
 Open = Callable[[nn.Module], AnyModule]
 
 
@@ -54,6 +57,7 @@ BASES: list[Edits] = [
 ]
 
 
+@slow
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("rows", [1, 3])
 def test_sequence(chain: AnyModule, x: Tensor, base: Edits, rows: int) -> None:
@@ -71,6 +75,7 @@ BRANCH: list[Edits] = [
 ]
 
 
+@slow
 @pytest.mark.parametrize("base", [[], [("first.output", noise(1.0))], [("output", scale(2.0)), ("right.output", scale(0.1))]])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_branching_network_is_packed(model: AnyModule, x: Tensor, base: Edits, rows: int) -> None:
@@ -84,6 +89,7 @@ interventions = st.lists(
 )
 
 
+@slow
 @given(edits=st.lists(interventions, min_size=1, max_size=6), base=interventions, rows=st.integers(1, 3), small=st.booleans())
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 def test_random_interventions(edits: list[Edits], base: Edits, rows: int, small: bool) -> None:
@@ -116,6 +122,7 @@ class Reversed(nn.Sequential):
         return x
 
 
+@slow
 def test_what_only_looks_like_a_sequence(opened: Open, x: Tensor) -> None:
     shared = nn.Linear(8, 8)
     for module in (Reversed(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8)), nn.Sequential(shared, nn.Tanh(), shared), nn.Sequential()):
@@ -124,6 +131,7 @@ def test_what_only_looks_like_a_sequence(opened: Open, x: Tensor) -> None:
         assert_sweep_is_naive(model, x, edits)
 
 
+@slow
 def test_part_shared_by_two_blocks_is_edited_in_both(opened: Open, x: Tensor) -> None:
     act = nn.Tanh()
     model = opened(nn.Sequential(nn.Sequential(nn.Linear(8, 8), act), nn.Sequential(nn.Linear(8, 8), act)))
@@ -131,6 +139,7 @@ def test_part_shared_by_two_blocks_is_edited_in_both(opened: Open, x: Tensor) ->
     assert_sweep_is_naive(model, x, [[("[0].output", scale(0.5))]], [("[1].1.output", scale(0.5))])
 
 
+@slow
 def test_metric_and_progress(chain: AnyModule, x: Tensor) -> None:
     seen: list[float] = []
     shapes: list[tuple[int, ...]] = []
@@ -162,3 +171,47 @@ def test_bad_input(chain: AnyModule, x: Tensor, edits: Any, base: Any, error: ty
     with pytest.raises(error):
         chain.sweep(x, edits=edits, base=base, metric=lambda out: out)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in chain.module.modules())
+
+
+class Wide(nn.Module):
+    """Not a sequence: what comes out is a thousand times wider than what goes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.out = nn.Linear(8, 2048), nn.Linear(2048, 2048)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.up(x))
+
+
+@slow
+@pytest.mark.parametrize("module", [Wide(), nn.Sequential(nn.Linear(8, 2048), nn.Linear(2048, 2048))], ids=["packed", "resumed"])
+def test_memory_stays_in_the_budget(opened: Open, x: Tensor, module: nn.Module) -> None:
+    """A hundred outputs take 2.4 MB; neither the rows that run together nor what the metric took from them may hold as much."""
+    model, budget = opened(module), 2**19
+    last = "out.output" if isinstance(module, Wide) else "[1].output"
+    edits: list[Edits] = [[(last, scale(1 + i / 10))] for i in range(100)]
+    with Peak() as alone:
+        model.sweep(x, edits=edits[:1], metric=lambda out: out[..., 0])
+    with Peak() as together:
+        model.sweep(x, edits=edits, metric=lambda out: out[..., 0], budget=budget)
+    assert together.bytes - alone.bytes <= budget
+
+
+@slow
+@pytest.mark.parametrize("edits", [CHAIN, CHAIN[3:4]], ids=["resumed", "packed"])
+@pytest.mark.parametrize("where", ["edit", "metric", "progress"])
+def test_an_interruption_leaves_no_hooks(chain: AnyModule, x: Tensor, edits: list[Edits], where: str) -> None:
+    def stop(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    more: list[Edits] = [[*edits[-1], ("[3].output", stop)]] if where == "edit" else []
+    with pytest.raises(KeyboardInterrupt):
+        chain.sweep(
+            x,
+            edits=[*edits, *more],
+            metric=stop if where == "metric" else lambda out: out,
+            progress=stop if where == "progress" else None,
+        )
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in chain.module.modules())
+    assert_sweep_is_naive(chain, x, [[("[0].output", scale(2.0))]])

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, final
 
-from torch import nn
+from torch import Tensor, nn
 
-from cutaway.engine.site import EVENTS
-from cutaway.errors import TraceError, UnknownNameError
+from cutaway.engine.detour import own
+from cutaway.engine.site import EVENTS, Site
+from cutaway.engine.source import Source
+from cutaway.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from cutaway.engine.model import Model
@@ -36,11 +38,9 @@ class Handle:
         write(self._model, f"{self._path}.{name}", value)
 
     def __getitem__(self, index: int) -> Handle:
-        if not isinstance(self._module, (nn.ModuleList, nn.Sequential)):
-            raise TypeError(f"{self._path} is a {type(self._module).__name__}, which has no items")
-        if not -len(self._module) <= index < len(self._module):
-            raise IndexError(f"{self._path}[{index}]: it has {len(self._module)} items")
-        index %= len(self._module)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{self._path}[{index}]: it has {len(self)} items")
+        index %= len(self)
         return Handle(self._model, f"{self._path}[{index}]", self._module[index])
 
     def __len__(self) -> int:
@@ -52,10 +52,20 @@ class Handle:
         return (self[i] for i in range(len(self)))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._module(*args, **kwargs)
+        recorder = self._model.recorder
+        return self._module(*args, **kwargs) if recorder is None else recorder.call(self._path, self._module, args, kwargs)
+
+    def skip(self, value: Any) -> None:
+        """Let the open trace's forward go on without running this module: `value` stands for what it returns."""
+        self._model.opened(f"{self._path}.skip").skip(Site(self._path, self._module, self._model.native(self._path), "inputs"), value)
+
+    @property
+    def source(self) -> Source:
+        """Every call inside this module's forward, by name: print it to see them. Raises EngineError for a module without source text."""
+        return Source(self._model, self._path, own(self._module))
 
     def __dir__(self) -> list[str]:
-        return sorted({*self._model.below(self._path), *(name for name, _ in self._module.named_children()), *EVENTS})
+        return sorted({"skip", "source", *self._model.below(self._path), *(name for name, _ in self._module.named_children()), *EVENTS})
 
     def __repr__(self) -> str:
         return f"<{self._path}: {self._module}>"
@@ -68,15 +78,16 @@ def step(model: Model, path: str, module: nn.Module, name: str) -> Any:
     full = f"{path}.{name}" if path else name
     site = model.find(full)
     if site is not None:
-        return opened(model, full).read(site)
+        return model.opened(full).read(site)
     child = model.module_at(full)
     if child is not None:
         return Handle(model, full, child)
     try:
-        return getattr(module, name)
+        value = getattr(module, name)
+        return value if model.recorder is None or not isinstance(value, Tensor) else model.recorder.parameter(value)
     except AttributeError:
         known = {*model.below(path), *(n for n, _ in module.named_children()), *EVENTS}
-        raise AttributeError(str(UnknownNameError("part", full, (f"{path}.{n}" if path else n for n in known)))) from None
+        raise AttributeError(str(UnknownNameError("part", full, ({f"{path}.{n}" if path else n for n in known} - {full})))) from None
 
 
 def write(model: Model, full: str, value: Any) -> None:
@@ -84,13 +95,4 @@ def write(model: Model, full: str, value: Any) -> None:
     site = model.find(full)
     if site is None:
         raise AttributeError(f"{full} is not a point of this model; only points can be assigned, and only inside a trace")
-    opened(model, full).write(site, value)
-
-
-def opened(model: Model, full: str) -> Any:
-    """The model's open trace. Raises TraceError where there is none."""
-    if model._open is None:
-        raise TraceError(
-            f"Read or write {full}.", "no trace is open", "inside `with model.trace(inputs):`, or model.run(inputs, read=[...])"
-        )
-    return model._open
+    model.opened(full).write(site, value)

@@ -14,7 +14,7 @@ from cutaway.engine.place import Edit, Intervention, Place, parsed
 from cutaway.engine.site import WHOLE, Callback, Site, attached
 from cutaway.engine.stack import batch_size
 from cutaway.engine.state import refuse_checkpointed
-from cutaway.errors import EngineError, OutOfOrderError, TraceError
+from cutaway.errors import EngineError, OutOfOrderError
 
 if TYPE_CHECKING:
     from cutaway.engine.model import Model
@@ -54,9 +54,8 @@ def run(
     model: Model, inputs: tuple[Any, ...], edits: Sequence[Intervention], read: Sequence[Address | str], options: dict[str, Any]
 ) -> Readings:
     """See `Model.run`."""
-    refuse_if_open(model)
     arguments = model.arguments(inputs, options)
-    model.forwards += batch_size(arguments)
+    model._ran(batch_size(arguments))
     places = [model.place(address, inputs) for address in read]
     values: dict[Address, Any] = {}
     made: set[Address] = set()
@@ -66,6 +65,8 @@ def run(
     for key, group in _grouped(places).items():
 
         def keep(raw: Any, group: list[Place] = group, key: tuple[int, str] = key) -> None:
+            if key not in waiting:  # of a module that runs several times the first is read, as in a trace
+                return
             for place in group:
                 value = place.site.view.read(raw)
                 whole = not isinstance(value, Tensor) and str(place.address) == place.address.point
@@ -77,7 +78,7 @@ def run(
 
         callbacks.append((group[0].site, keep))
 
-    with torch.no_grad(), attached(callbacks):
+    with torch.no_grad(), model.acting(), attached(callbacks):
         try:
             output = model.module(*arguments[0], **arguments[1])
         except _Stop:
@@ -96,9 +97,8 @@ def gradients(
     options: dict[str, Any],
 ) -> tuple[Readings, Readings]:
     """See `Model.gradients`."""
-    refuse_if_open(model)
     arguments = model.arguments(inputs, options)
-    model.forwards += 3 * batch_size(arguments)  # a backward costs about two forwards
+    model._ran(3 * batch_size(arguments))  # a backward costs about two forwards
     places = [model.place(address, inputs) for address in at]
     values: dict[tuple[int, str], Tensor] = {}
     raws: dict[tuple[int, str], Any] = {}
@@ -122,7 +122,7 @@ def gradients(
 
         callbacks.append((group[0].site, keep))
 
-    with torch.enable_grad(), attached(callbacks):
+    with torch.enable_grad(), model.acting(), attached(callbacks):
         total = of(model.module(*arguments[0], **arguments[1])).sum()
     _refuse_missing(model, [place.address for place in places if place.site.key not in values])
     _refuse_missing(model, [address for address, _ in parsed(edits) if address not in made])
@@ -159,12 +159,6 @@ def editing(
 
         callbacks.append((group[0][0].site, change))
     return callbacks
-
-
-def refuse_if_open(model: Model) -> None:
-    """A run inside an open trace's forward would mix the two. Raises TraceError."""
-    if model._open is not None:
-        raise TraceError("Run this model.", "a trace that is open on it", "leave the trace's block first")
 
 
 def _grouped(places: Sequence[Place]) -> dict[tuple[int, str], list[Place]]:

@@ -24,6 +24,8 @@ Intervention = tuple[Address | str, Edit]
 
 POSITION_AXES = ("pos", "query")
 HEAD_AXES = ("head", "kv_head")
+IMAGE = ("batch", "channel", "y", "x")
+"""Axes of a map of features. A site whose axes are not known for sure, but which lies in a model of images, has these where a value has four."""
 
 
 @final
@@ -38,16 +40,20 @@ class Place:
 
     def index(self, value: Tensor) -> tuple[Tensor | slice | int, ...]:
         """The index that selects this place from the value at its site. Raises AddressError for a selector that has no axis."""
-        dims = self.site.dims or ("batch", "pos", *(f"axis_{i}" for i in range(2, value.ndim)))[: value.ndim]
+        dims = self.site.dims
+        if not dims or (dims == IMAGE and value.ndim != len(IMAGE)):
+            second = "axis_1" if ":" in self.site.event else "pos"  # inside a forward a tensor may be laid out in any way
+            dims = ("batch", second, *(f"axis_{i}" for i in range(2, value.ndim)))[: value.ndim]
         index: list[Tensor | slice | int] = [slice(None)] * value.ndim
         if self.rows is not None:
             index[0] = self.rows
         if self.address.head is not None:
             index[self._axis(dims, HEAD_AXES, "head", value)] = self.address.head
         if self.address.unit is not None:
-            if not self.address.unit < value.shape[-1]:
-                raise AddressError(f"{self.address}", f"{value.shape[-1]} units there", f"unit=0 to unit={value.shape[-1] - 1}")
-            index[value.ndim - 1] = self.address.unit
+            axis = dims.index("channel") if "channel" in dims else value.ndim - 1
+            if not self.address.unit < value.shape[axis]:
+                raise AddressError(f"{self.address}", f"{value.shape[axis]} units there", f"unit=0 to unit={value.shape[axis] - 1}")
+            index[axis] = self.address.unit
         if self.positions is not None:
             axis = self._axis(dims, POSITION_AXES, "pos", value)
             length = value.shape[axis]

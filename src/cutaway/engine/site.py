@@ -8,14 +8,18 @@ new raw value.
 from __future__ import annotations
 
 import contextlib
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, final
-from weakref import WeakKeyDictionary
 
 import torch
+from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
+
+from cutaway.engine.eager import eager
 
 Callback = Callable[[Any], Any]
 """Takes an event's raw value; returns a new one, or None to leave it."""
@@ -91,7 +95,8 @@ class Site:
     """`name` is what the user wrote, for messages; `path` is the module's own path; `dims` names the axes of what the view shows, where known.
 
     `event`: output, inputs, or a tap. Event `input` becomes `inputs`, seen through its first argument: the two are one event.
-    `opening` makes a context that must be held for the event to occur at all (an attention implementation that shows its inside).
+    `opening` makes a context that must be held for the event to occur at all (an attention implementation that shows its inside); it takes the
+    greenlet that will run the forward, by default the calling one.
     """
 
     name: str
@@ -100,63 +105,110 @@ class Site:
     event: str
     view: View = WHOLE
     dims: tuple[str, ...] = ()
-    opening: Callable[[], AbstractContextManager[Any]] | None = field(default=None, compare=False)
+    opening: Callable[..., AbstractContextManager[Any]] | None = field(default=None, compare=False)
+    key: tuple[int, str] = field(init=False, compare=False, repr=False)
+    """Sites with one key see the same event."""
 
     def __post_init__(self) -> None:
         if self.event == "input":
             object.__setattr__(self, "event", "inputs")
             object.__setattr__(self, "view", ARGUMENT.then(self.view))
-
-    @property
-    def key(self) -> tuple[int, str]:
-        """Sites with one key see the same event."""
-        return id(self.module), self.event
+        object.__setattr__(self, "key", (id(self.module), self.event))
 
     @property
     def carrier(self) -> View:
         """Where the tensor lies in the raw value, of which `view` may show a part."""
-        return ARGUMENT if self.event == "inputs" else FIRST
+        return ARGUMENT if self.event.endswith("inputs") else FIRST
 
 
 EVENTS = ("input", "output", "inputs")
-_TAPS: WeakKeyDictionary[nn.Module, dict[str, list[Callback]]] = WeakKeyDictionary()
+LOCK = threading.RLock()
+"""Held while hooks, taps and forwards are put on or taken off a module: torch numbers its hooks without a lock."""
+
+_TAPS: weakref.WeakKeyDictionary[nn.Module, dict[str, tuple[_Listener, ...]]] = weakref.WeakKeyDictionary()
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Listener:
+    owner: weakref.ref[Any]
+    callback: Callback
 
 
 def tap(module: nn.Module, event: str, value: Any) -> Any:
     """Called by code that runs inside `module`'s forward to offer a value: whoever listens may replace it."""
-    for callback in list(_TAPS.get(module, {}).get(event, ())):
-        new = callback(value)
-        value = value if new is None else new
+    for listener in _TAPS.get(module, {}).get(event, ()):
+        if listener.owner() is getcurrent():
+            new = listener.callback(value)
+            value = value if new is None else new
     return value
 
 
-def tapped(module: nn.Module) -> bool:
-    """Whether anybody listens to a tap of this module."""
-    return bool(_TAPS.get(module))
+def tapped(module: nn.Module, prefix: str = "") -> bool:
+    """Whether the running greenlet listens to a tap of this module, one whose event begins with `prefix`."""
+    return bool(listened(module, prefix))
 
 
-def attach(module: nn.Module, event: str, callback: Callback) -> Callable[[], None]:
-    """Call `callback` whenever the event occurs; returns what undoes it."""
+def listened(module: nn.Module, prefix: str) -> list[str]:
+    """The taps of this module that the running greenlet listens to, of those whose event begins with `prefix`."""
+    found = _TAPS.get(module) or {}
+    return [event for event, them in found.items() if event.startswith(prefix) and any(one.owner() is getcurrent() for one in them)]
+
+
+def attach(module: nn.Module, event: str, callback: Callback, owner: greenlet | None = None) -> Callable[[], None]:
+    """Call `callback` whenever the event occurs in a forward that `owner` runs (the calling greenlet, if not given); returns what undoes it.
+
+    Several threads may run one module: each sees its own callbacks only. The hooks take what torch gives them even if another thread's removal
+    comes between torch's look at a hook and its call.
+    """
+    mine = weakref.ref(getcurrent() if owner is None else owner)
     if event == "output":
-        return module.register_forward_hook(lambda m, args, kwargs, out: callback(out), with_kwargs=True).remove
+
+        def after(module: nn.Module, args: Any, out: Any) -> Any:
+            return callback(out) if mine() is getcurrent() else None
+
+        with LOCK:
+            return _removal(module.register_forward_hook(after))
     if event == "inputs":
-        return module.register_forward_pre_hook(lambda m, args, kwargs: callback((args, kwargs)), with_kwargs=True).remove
-    listeners = _TAPS.setdefault(module, {}).setdefault(event, [])
-    listeners.append(callback)
 
-    def detach() -> None:
-        listeners.remove(callback)
+        def before(module: nn.Module, args: Any, kwargs: Any = None) -> Any:
+            return callback((args, kwargs)) if mine() is getcurrent() else None
+
+        with LOCK:
+            return _removal(module.register_forward_pre_hook(before, with_kwargs=True))
+    return _listen(module, event, _Listener(mine, callback))
+
+
+def _removal(hook: Any) -> Callable[[], None]:
+    def remove() -> None:
+        with LOCK:
+            hook.remove()
+
+    return remove
+
+
+def _listen(module: nn.Module, event: str, listener: _Listener) -> Callable[[], None]:
+    with LOCK:
         taps = _TAPS.get(module, {})
-        if not listeners and taps.pop(event, None) is not None and not taps:
-            _TAPS.pop(module, None)
+        _TAPS[module] = {**taps, event: (*taps.get(event, ()), listener)}
 
-    return detach
+    def remove() -> None:
+        with LOCK:
+            taps = _TAPS.get(module, {})
+            left = tuple(other for other in taps.get(event, ()) if other is not listener)
+            _TAPS[module] = {
+                name: them for name, them in {**taps, event: left}.items() if them
+            }  # a new mapping: others may be reading the old
+            if not _TAPS[module]:
+                del _TAPS[module]
+
+    return remove
 
 
 @contextlib.contextmanager
 def attached(callbacks: Sequence[tuple[Site, Callback]]) -> Iterator[None]:
     """Hold callbacks at sites, and what the sites need opened, for the length of a block. At one event the earlier callback acts first."""
-    with contextlib.ExitStack() as stack:
+    with eager(), contextlib.ExitStack() as stack:
         for opening in {site.opening for site, _ in callbacks if site.opening is not None}:
             stack.enter_context(opening())
         for site, callback in callbacks:

@@ -17,14 +17,15 @@ from torch import Tensor, nn
 
 
 class Stack(ABC):
-    """`blocks` run one after the other; the output of the last goes to `head`. `causal`: a token's state depends on earlier tokens only.
+    """`blocks` run one after the other; the output of the last goes to `head`.
 
-    `before`: modules outside the blocks that are known to run before them.
+    `before`: modules outside the blocks that are known to run before them. `causal`: a token's state depends on earlier tokens only; None where
+    there are no tokens.
     """
 
     blocks: Sequence[nn.Module]
     before: Sequence[nn.Module] = ()
-    causal: bool = False
+    causal: bool | None = None
 
     def opening(self) -> AbstractContextManager[None]:
         """What must be held from the recording to the last resumption."""
@@ -43,12 +44,20 @@ class Stack(ABC):
         call: arguments the block had in the recorded run. memory: what `begin` returned. Returns the block's output, tensor only.
         """
 
+    def finish(self, hidden: Tensor, call: tuple[tuple[Any, ...], dict[str, Any]], memory: Any, rows: Tensor, start: int) -> Tensor:
+        """As `resume` of the last block, as far as `tail` needs it."""
+        return self.tail(self.resume(len(self.blocks) - 1, hidden, call, memory, rows, start))
+
+    def tail(self, hidden: Tensor) -> Tensor:
+        """What `head` needs of the last block's output (rows, tokens, ...)."""
+        return hidden
+
     @abstractmethod
-    def head(self, hidden: Tensor) -> Tensor:
-        """The model's output at the last position, from the last block's output (rows, tokens, ...)."""
+    def head(self, tail: Tensor) -> Tensor:
+        """The model's output at the last position, from what `tail` left."""
 
     def bytes(self, hidden: Tensor, start: int) -> int:
-        """About how much one row holds at once while it is resumed from `start`; hidden: the state before the first block."""
+        """About how much one row holds at once while it is resumed from `start`; hidden: the widest state between blocks."""
         return 16 * hidden[0].numel() * hidden.element_size()
 
     def share(self, hidden: Tensor, start: int) -> float:
@@ -72,8 +81,8 @@ class SequentialStack(Stack):
         out: Tensor = self.blocks[block](hidden)
         return out
 
-    def head(self, hidden: Tensor) -> Tensor:
-        return hidden
+    def head(self, tail: Tensor) -> Tensor:
+        return tail
 
 
 def owners(blocks: Sequence[nn.Module]) -> dict[int, int]:

@@ -22,36 +22,31 @@ _C: Any = torch._C
 _DEVICES = ("cpu", "cuda")
 
 
-class Flags(NamedTuple):
-    """What has a setter."""
+class State(NamedTuple):
+    """One side's whole state."""
 
     grad: bool
     autocast: tuple[bool, ...]
     dtypes: tuple[torch.dtype, ...]
     cache: bool
-
-
-class State(NamedTuple):
-    """One side's whole state."""
-
-    flags: Flags
     inference: bool
     functions: tuple[Any, ...]
     dispatches: tuple[Any, ...]
 
 
+_SETTINGS = State._fields.index("inference")
+"""The fields before this one have setters."""
+
+
 def current() -> State:
     """The calling thread's state now."""
     # written out, as a trace asks this twice for every value it reads
-    flags = Flags(
+    functions, dispatches = _C._len_torch_function_stack(), _C._len_torch_dispatch_stack()
+    return State(
         torch.is_grad_enabled(),
         (_C.is_autocast_enabled("cpu"), _C.is_autocast_enabled("cuda")),
         (_C.get_autocast_dtype("cpu"), _C.get_autocast_dtype("cuda")),
         _C.is_autocast_cache_enabled(),
-    )
-    functions, dispatches = _C._len_torch_function_stack(), _C._len_torch_dispatch_stack()
-    return State(
-        flags,
         torch.is_inference_mode_enabled(),
         tuple(_C._get_function_stack_at(i) for i in range(functions)) if functions else (),
         tuple(_C._get_dispatch_stack_at(i) for i in range(dispatches)) if dispatches else (),
@@ -69,12 +64,14 @@ class Swap:
     def run(self, turn: Callable[[], Any]) -> Any:
         """Call `turn` under the kept state; keep what it leaves; restore the caller's, also when it raises."""
         mine = current()
-        self._become(mine, self.theirs)
+        if mine != self.theirs or self._guard is not None:
+            self._become(mine, self.theirs)
         try:
             return turn()
         finally:
-            self.theirs = current()
-            self._become(self.theirs, mine)
+            self.theirs = theirs = current()
+            if theirs != mine or self._guard is not None:
+                self._become(theirs, mine)
 
     def close(self) -> None:
         """End the last turn of all: nothing of the other side is left."""
@@ -94,13 +91,13 @@ class Swap:
 
 
 def _set(now: State, wanted: State) -> None:
-    if now.flags != wanted.flags:
+    if now[:_SETTINGS] != wanted[:_SETTINGS]:
         with _C.DisableTorchFunction():  # a recording mode must not see these calls
-            _C._set_grad_enabled(wanted.flags.grad)
-            for device, enabled, dtype in zip(_DEVICES, wanted.flags.autocast, wanted.flags.dtypes, strict=True):
+            _C._set_grad_enabled(wanted.grad)
+            for device, enabled, dtype in zip(_DEVICES, wanted.autocast, wanted.dtypes, strict=True):
                 _C.set_autocast_enabled(device, enabled)
                 _C.set_autocast_dtype(device, dtype)
-            _C.set_autocast_cache_enabled(wanted.flags.cache)
+            _C.set_autocast_cache_enabled(wanted.cache)
     if now.functions != wanted.functions:
         while _C._len_torch_function_stack():
             _C._pop_torch_function_stack()
@@ -113,14 +110,21 @@ def _set(now: State, wanted: State) -> None:
             _push_mode(mode)
 
 
-def refuse_checkpointed(name: str) -> None:
-    """An edit inside a checkpointed region would be missing when the backward runs that region again. Raises EngineError."""
+def checkpointed() -> bool:
+    """Whether the calling code runs inside a checkpointed region, which the backward will run again."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_code.co_filename == checkpoint.__file__:
-            raise EngineError(
-                f"Change {name} while gradients are kept.",
-                "gradient checkpointing, whose backward would run this part again without the change",
-                "module.gradient_checkpointing_disable(), a point outside the checkpointed part, or torch.no_grad()",
-            )
+            return True
         frame = frame.f_back
+    return False
+
+
+def refuse_checkpointed(name: str) -> None:
+    """An edit inside a checkpointed region would be missing when the backward runs that region again. Raises EngineError."""
+    if checkpointed():
+        raise EngineError(
+            f"Change {name} while gradients are kept.",
+            "gradient checkpointing, whose backward would run this part again without the change",
+            "module.gradient_checkpointing_disable(), a point outside the checkpointed part, or torch.no_grad()",
+        )
