@@ -18,6 +18,8 @@ from cutaway.models.language import LanguageModel
 
 WORDS = ("<bos>", *(f"w{i}" for i in range(1, 40)))
 LAYERS = 3
+_WIDTH = {"hidden_size": 32, "num_hidden_layers": LAYERS}
+_FEW_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2Config", {"n_embd": 32, "n_layer": LAYERS, "n_head": 4, "n_positions": 32}),
     "neox": ("GPTNeoXConfig", {}),
@@ -29,15 +31,43 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma": ("GemmaConfig", {"head_dim": 16}),
     "gemma2": ("Gemma2Config", {"head_dim": 16, "sliding_window": 3, "query_pre_attn_scalar": 16}),
     "gemma3": ("Gemma3TextConfig", {"head_dim": 16, "sliding_window": 3, "query_pre_attn_scalar": 16, "sliding_window_pattern": 2}),
+    "phi": ("PhiConfig", {}),
+    "phi3": ("Phi3Config", {}),
+    "olmo": ("OlmoConfig", {}),
+    "olmo2": ("Olmo2Config", {}),
+    "olmo3": ("Olmo3Config", {"sliding_window": 3}),
+    "mixtral": ("MixtralConfig", {"num_local_experts": 4}),
+    "qwen2_moe": ("Qwen2MoeConfig", {**_FEW_EXPERTS, "shared_expert_intermediate_size": 24}),
+    "qwen3_moe": ("Qwen3MoeConfig", {**_FEW_EXPERTS, "head_dim": 16}),
+    "opt": ("OPTConfig", {**_WIDTH, "num_attention_heads": 4, "ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 32}),
+    "gptj": ("GPTJConfig", {"n_embd": 32, "n_layer": LAYERS, "n_head": 4, "n_positions": 32, "rotary_dim": 4}),
+    "bloom": ("BloomConfig", {"hidden_size": 32, "n_layer": LAYERS, "n_head": 4}),
+    "mamba": ("MambaConfig", {**_WIDTH, "state_size": 8}),
+    "mamba2": ("Mamba2Config", {**_WIDTH, "state_size": 8, "num_heads": 4, "head_dim": 16, "n_groups": 2, "chunk_size": 4}),
 }
 """Kind -> config class of transformers, and options. The windows are smaller than the prompts."""
-_SIZES = {"hidden_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 32}
+_OWN_SIZES = ("gpt2", "opt", "gptj", "bloom", "mamba", "mamba2")
+_EXPERTS, _STATE_SPACES = ("mixtral", "qwen2_moe", "qwen3_moe"), ("mamba", "mamba2")
+_OTHER_BLOCKS = ("phi", "olmo2", "mixtral", "qwen3_moe", "opt", "gptj", "bloom", "mamba", "mamba2")
+_PARAMETERS = {
+    "kind": list(KINDS),
+    "attending": [kind for kind in KINDS if kind not in _STATE_SPACES],
+    "neural": [kind for kind in KINDS if kind not in (*_STATE_SPACES, *_EXPERTS)],
+    "routing": _EXPERTS,
+    "state_space": _STATE_SPACES,
+    "swept": list(KINDS)[:10],
+    "swept_briefly": _OTHER_BLOCKS,
+}
+"""Name of a test's argument -> the kinds it runs for: all; those with attention; whose neurons are points;
+those with experts; with state spaces. Sweeps are slow to test: at length for some, briefly for others whose blocks are called in another way."""
+_SIZES = {**_WIDTH, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 32}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that takes `kind` runs for every architecture."""
-    if "kind" in metafunc.fixturenames:
-        metafunc.parametrize("kind", KINDS)
+    """A test that takes `kind` runs for every architecture; one that takes another of the names, for those it stands for."""
+    for name, kinds in _PARAMETERS.items():
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, kinds)
 
 
 def word_tokenizer(bos: bool = True, words: tuple[str, ...] = WORDS) -> Any:
@@ -52,11 +82,13 @@ def word_tokenizer(bos: bool = True, words: tuple[str, ...] = WORDS) -> Any:
 def tiny_module(kind: str, **options: Any) -> nn.Module:
     """A module with weights large enough for every part to matter."""
     name, own = KINDS[kind]
-    sizes = {} if kind == "gpt2" else _SIZES | ({} if kind.startswith("neox") else {"num_key_value_heads": 2})
+    sizes = {} if kind in _OWN_SIZES else _SIZES | ({} if kind.startswith("neox") else {"num_key_value_heads": 2})
     config = getattr(transformers, name)(
         vocab_size=len(WORDS), bos_token_id=0, eos_token_id=None, pad_token_id=None, **(sizes | own | options)
     )
     module = transformers.AutoModelForCausalLM.from_config(config).eval()
+    if kind in _EXPERTS:
+        module.set_experts_implementation("eager")  # the default computes in no float64
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for weight in module.parameters():

@@ -20,19 +20,21 @@ def test_dotted(path: str, found: str) -> None:
 
 
 def test_convolutions() -> None:
-    """An image classifier: positions are an index along the second axis, which is the channel here."""
+    """An image classifier: units are channels."""
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
     model = cut.open(module)
     image = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         convolved = module[0](image)
-    found = model.run(image, read=["[0].output", "[0].output[pos=2]", "[1].output"])
-    assert torch.equal(found["[0].output"], convolved) and torch.equal(found["[0].output[pos=2]"], convolved[:, 2])
+    found = model.run(image, read=["[0].output", "[0].output[unit=2]", "[1].output"])
+    assert torch.equal(found["[0].output"], convolved) and torch.equal(found["[0].output[unit=2]"], convolved[:, 2])
     assert torch.equal(found["[1].output"], convolved.relu())
-    edits = [[(f"[0].output[pos={c}]", ablate())] for c in range(4)]
+    edits = [[(f"[0].output[unit={c}]", ablate())] for c in range(4)]
     swept = model.sweep(image, edits=edits, metric=lambda out: out)
     for c, one in enumerate(edits):
         torch.testing.assert_close(swept[c], model.run(image, edits=one).output)
+    with pytest.raises(AddressError, match="axes batch, channel, y, x"):
+        model.run(image, read=["[0].output[pos=2]"])
     values, slopes = model.gradients(image, of=lambda out: out[:, 0], at=["[0].output"])
     assert torch.equal(values["[0].output"], convolved) and (slopes["[0].output"][convolved <= 0] == 0).all()
 

@@ -63,10 +63,45 @@ def test_soft_cap() -> None:
     torch.testing.assert_close(attend(nn.Identity(), q, k, v, None, softcap=2.0)[0].transpose(1, 2), expected, rtol=1e-9, atol=1e-9)
 
 
+class Both(nn.Module):
+    is_causal = False
+
+
+@pytest.mark.parametrize("listening", [False, True])
+@pytest.mark.parametrize(("queries", "keys"), [(5, 5), (2, 5), (5, 2), (1, 1)])
+@pytest.mark.parametrize(("own", "given", "causal"), [(False, None, False), (True, False, False), (False, True, True), (True, None, True)])
+def test_without_a_mask_only_causal_attention_looks_back(
+    own: bool, given: bool | None, causal: bool, queries: int, keys: int, listening: bool
+) -> None:
+    """What the call says goes before what the module says."""
+    if causal and queries > keys:
+        return
+    q, k, v = qkv(queries, keys)
+    module = nn.Identity() if own else Both()
+    detach = attach(module, "scores", lambda scores: None) if listening else lambda: None
+    out, _ = attend(module, q, k, v, None, is_causal=given)
+    detach()
+    expected = scaled_dot_product_attention(q, k, v, banded(queries, keys) if causal else None)
+    torch.testing.assert_close(out.transpose(1, 2), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("mask", ["none", "boolean", "added"])
+def test_position_bias_is_added_to_the_scores(mask: str) -> None:
+    q, k, v = qkv(3, 5)
+    bias = torch.randn(1, 4, 3, 5, generator=torch.Generator().manual_seed(1), dtype=q.dtype)
+    allowed = torch.ones(2, 1, 3, 5, dtype=torch.bool)
+    allowed[1, ..., 3:] = False
+    given = {"none": None, "boolean": allowed, "added": torch.zeros(allowed.shape, dtype=q.dtype).masked_fill(~allowed, -torch.inf)}[mask]
+    out, _ = attend(Both(), q, k, v, given, position_bias=bias, scaling=1.0)
+    hidden = torch.zeros(()) if given is None else torch.zeros(allowed.shape, dtype=q.dtype).masked_fill(~allowed, -torch.inf)
+    expected = scaled_dot_product_attention(q, k, v, bias + hidden, scale=1.0)
+    torch.testing.assert_close(out.transpose(1, 2), expected, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("factor", [-1.0, 0.0, 10.0])
-def test_edited_scores_show_nothing_hidden(tiny: Callable[..., LanguageModel], kind: str, factor: float) -> None:
+def test_edited_scores_show_nothing_hidden(tiny: Callable[..., LanguageModel], attending: str, factor: float) -> None:
     """Negated or scaled, the scores of what the mask hides stay hidden, and nothing is infinite, in padded batches too."""
-    lm = tiny(kind)
+    lm = tiny(attending)
     prompts = ["w1 w2 w3 w4 w5", "w6 w7"]
     read = [f"layers[1].attn.{p}" for p in ("scores", "pattern")]
     found = lm.run(prompts, edits=[("layers[1].attn.scores", scale(factor))], read=[*read, "logits"])

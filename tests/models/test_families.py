@@ -27,11 +27,19 @@ FORWARD = (
     "attn.z",
     "attn.output",
     "mid",
+    "mlp.router",
     "mlp.hidden",
     "mlp.output",
+    "ssm.gate",
+    "ssm.conv",
+    "ssm.scan",
+    "ssm.z",
+    "ssm.output",
     "output",
 )
 """Points of a layer in the order a forward passes them."""
+SIDE_BY_SIDE = ("neox", "phi", "gptj")
+"""Kinds whose attention and MLP read the same state."""
 
 
 def logits(lm: LanguageModel, edits: Any = (), text: Any = TEXT) -> Tensor:
@@ -52,14 +60,15 @@ def drawn(like: Tensor, seed: int = 0) -> Tensor:
 
 
 def test_is_recognised(tiny: Tiny, kind: str) -> None:
-    own = {"mistral": "llama", "qwen2": "llama"}
+    own = {"mistral": "llama", "qwen2": "llama", "olmo3": "olmo2"}
     assert tiny(kind).family.name == own.get(kind, kind)
 
 
 def test_has_every_point_of_the_table(tiny: Tiny, kind: str) -> None:
     lm = tiny(kind)
-    missing = {"layers[i].mid"} if kind == "neox" else set()
-    names = {p.name for p in POINTS} - missing
+    names = {p.name for p in POINTS} - {
+        p.name for p in POINTS if p.name in lm.family.missing or (p.without and p.name not in lm.family.points)
+    }
     assert {n.replace("[1]", "[i]") for n in lm.points() if "[0]" not in n and "[2]" not in n} == names
     assert len(lm.points()) == 3 + 3 * (len(names) - 3)
 
@@ -82,7 +91,7 @@ def test_points_have_the_axes_of_the_table(tiny: Tiny, kind: str) -> None:
         "kv_head": s.n_kv_heads,
         "d_head": s.d_head,
     }
-    axes |= {"d_mlp": s.d_mlp, "vocab": s.vocab}
+    axes |= {"d_mlp": s.d_mlp, "vocab": s.vocab, "d_inner": s.d_inner, "expert": 4}
     seen = lm.run(TEXT, read=lm.points())
     for name in lm.points():
         found = row(name)
@@ -99,13 +108,13 @@ def test_trace_and_run_read_the_same(tiny: Tiny, kind: str) -> None:
             assert torch.equal(value, seen[name]), name
 
 
-def test_the_residual_stream_adds_up(tiny: Tiny, kind: str) -> None:
-    lm = tiny(kind, torch.float64)
+def test_the_residual_stream_adds_up(tiny: Tiny, attending: str) -> None:
+    lm = tiny(attending, torch.float64)
     seen = lm.run(TEXT, read=lm.points())
     for i in range(lm.sizes.n_layers):
         at = {p: seen.get(f"layers[{i}].{p}") for p in ("input", "mid", "output", "attn.output", "mlp.output")}
         middle = at["input"] + at["attn.output"]
-        if kind != "neox":
+        if attending not in SIDE_BY_SIDE:
             torch.testing.assert_close(at["mid"], middle, rtol=0, atol=1e-12)
         torch.testing.assert_close(at["output"], middle + at["mlp.output"], rtol=0, atol=1e-12)
         if i:
@@ -114,19 +123,19 @@ def test_the_residual_stream_adds_up(tiny: Tiny, kind: str) -> None:
     torch.testing.assert_close(lm.unembed(seen[f"layers[{i}].output"]), seen["logits"], rtol=0, atol=1e-12)
 
 
-def test_neurons_are_what_the_last_projection_reads(tiny: Tiny, kind: str) -> None:
-    lm = tiny(kind)
+def test_neurons_are_what_the_last_projection_reads(tiny: Tiny, neural: str) -> None:
+    lm = tiny(neural)
     seen = lm.run(TEXT, read=["layers[1].mlp.hidden", "layers[1].mlp.output"])
-    mlp = lm.part(f"{lm.family.layers}.1.{lm.family.mlp}")
-    projection = next(getattr(mlp, n) for n in ("c_proj", "down_proj", "dense_4h_to_h") if hasattr(mlp, n))
+    mlp = lm.part(f"{lm.family.layers}.1" + ("" if neural == "opt" else f".{lm.family.mlp}"))
+    projection = next(getattr(mlp, n) for n in ("c_proj", "down_proj", "dense_4h_to_h", "fc2", "fc_out") if hasattr(mlp, n))
     written = projection(seen["layers[1].mlp.hidden"])
-    if kind in ("gemma2", "gemma3"):
+    if neural in ("gemma2", "gemma3", "olmo2", "olmo3"):
         written = lm.part("model.layers.1.post_feedforward_layernorm")(written)
     torch.testing.assert_close(written, seen["layers[1].mlp.output"])
 
 
-def test_heads_write_what_attention_adds(tiny: Tiny, kind: str) -> None:
-    lm = tiny(kind, torch.float64)
+def test_heads_write_what_attention_adds(tiny: Tiny, attending: str) -> None:
+    lm = tiny(attending, torch.float64)
     seen = lm.run(TEXT, read=["layers[1].attn.z", "layers[1].attn.output"])
     projection = lm.part(f"{lm.family.layers}.1.{lm.family.attn}.{lm.family.projection}")
     bias = getattr(projection, "bias", None)
@@ -136,8 +145,8 @@ def test_heads_write_what_attention_adds(tiny: Tiny, kind: str) -> None:
     torch.testing.assert_close(written, seen["layers[1].attn.output"], rtol=0, atol=1e-6)
 
 
-def test_pattern_is_eager_attention(tiny: Tiny, kind: str) -> None:
-    lm = tiny(kind)
+def test_pattern_is_eager_attention(tiny: Tiny, attending: str) -> None:
+    lm = tiny(attending)
     names = [f"layers[{i}].attn.{p}" for i in range(3) for p in ("scores", "pattern", "z", "v")]
     seen = lm.run(TEXT, read=names)
     fused = lm.module.config._attn_implementation
@@ -156,6 +165,23 @@ def test_pattern_is_eager_attention(tiny: Tiny, kind: str) -> None:
         torch.testing.assert_close(torch.einsum("bhqk,bkhd->bqhd", pattern, v), seen[f"layers[{i}].attn.z"])
 
 
+def test_what_a_part_adds_is_added_to_the_stream(tiny: Tiny, attending: str) -> None:
+    """Heads are separable, and without neurons an MLP adds its bias."""
+    lm = tiny(attending, torch.float64)
+    out = "layers[1].attn.output"
+    plain = lm.run(TEXT, read=["layers[1].attn.z", out, "layers[1].output"])
+    if not lm.family.attn_norm:
+        without = lm.run(TEXT, edits=[("layers[1].attn.z[head=1]", lambda x: 0 * x)], read=[out])[out]
+        wrote = plain["layers[1].attn.z"][:, :, 1] @ lm.head_writes(1)[1]
+        torch.testing.assert_close(plain[out] - without, wrote, rtol=0, atol=1e-6)
+    vector = drawn(plain["layers[1].output"])
+    end = lm.run(TEXT, edits=[("layers[1].mlp.output", add(vector))], read=["layers[1].output"])["layers[1].output"]
+    torch.testing.assert_close(end, plain["layers[1].output"] + vector, rtol=0, atol=1e-12)
+    if "layers[1].mlp.hidden" in lm.points():
+        written = lm.run(TEXT, edits=[("layers[1].mlp.hidden", lambda x: 0 * x)], read=["layers[1].mlp.output"])["layers[1].mlp.output"]
+        torch.testing.assert_close(written, written[:, :1].expand_as(written), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("windowed", ["mistral", "gemma2", "gemma3"])
 def test_sliding_window_is_seen_in_the_pattern(tiny: Tiny, windowed: str) -> None:
     lm = tiny(windowed)
@@ -163,8 +189,8 @@ def test_sliding_window_is_seen_in_the_pattern(tiny: Tiny, windowed: str) -> Non
     assert (pattern[0, :, -1, :4] == 0).all() and (pattern[0, :, -1, 4:] > 0).all()
 
 
-def test_opening_attention_leaves_no_trace(tiny: Tiny, kind: str) -> None:
-    lm = tiny(kind)
+def test_opening_attention_leaves_no_trace(tiny: Tiny, attending: str) -> None:
+    lm = tiny(attending)
     before, plain = lm.module.config._attn_implementation, logits(lm)
     shown = lm.run(TEXT, read=["layers[0].attn.pattern", "logits"])["logits"]
     assert lm.module.config._attn_implementation == before != "cutaway"
@@ -181,8 +207,11 @@ def by_hand(lm: LanguageModel, which: str) -> Callable[[], None]:
         if lm.family.name == "gpt2":
             start = "qkv".index(which) * 32 + d
             out[..., start : start + d] *= 2
-        elif lm.family.name.startswith("neox"):
+        elif lm.family.name.startswith(("neox", "bloom")):
             start = 3 * d + "qkv".index(which) * d
+            out[..., start : start + d] *= 2
+        elif lm.family.name == "phi3":
+            start = {"q": 0, "k": 4 * d, "v": 6 * d}[which] + d
             out[..., start : start + d] *= 2
         elif out.ndim == 4:  # a norm of queries or keys, after heads were unfolded
             out[(slice(None), 1) if lm.family.name == "gemma3" else (slice(None), slice(None), 1)] *= 2
@@ -190,15 +219,15 @@ def by_hand(lm: LanguageModel, which: str) -> Callable[[], None]:
             out[..., d : 2 * d] *= 2
         return out
 
-    names = (f"{which}_norm", f"{which}_proj", "c_attn", "query_key_value")
+    names = (f"{which}_norm", f"{which}_proj", "c_attn", "query_key_value", "qkv_proj")
     return next(getattr(attn, n) for n in names if hasattr(attn, n)).register_forward_hook(hook).remove
 
 
 @pytest.mark.parametrize("which", ["q", "k", "v"])
-def test_edit_before_the_rotary_embedding(tiny: Tiny, kind: str, which: str) -> None:
+def test_edit_before_the_rotary_embedding(tiny: Tiny, attending: str, which: str) -> None:
     """The pattern is recomputed from the edited queries and keys, and everything after it follows."""
-    lm = tiny(kind)
-    reads = ["layers[1].attn.pattern", "logits"]
+    lm = tiny(attending)
+    reads = ["layers[1].attn.pattern" if "layers[1].attn.pattern" in lm.points() else "layers[0].attn.z", "logits"]
     plain = lm.run(TEXT, read=reads)
     ours = lm.run(TEXT, edits=[(f"layers[1].attn.{which}[head=1]", lambda x: 2 * x)], read=reads)
     undo = by_hand(lm, which)
@@ -208,7 +237,7 @@ def test_edit_before_the_rotary_embedding(tiny: Tiny, kind: str, which: str) -> 
         undo()
     assert torch.equal(ours["logits"], hand["logits"])
     assert torch.equal(ours[reads[0]], hand[reads[0]])
-    assert torch.equal(ours[reads[0]], plain[reads[0]]) is (which == "v")
+    assert torch.equal(ours[reads[0]], plain[reads[0]]) is (which == "v" or "pattern" not in reads[0])
     assert not torch.allclose(ours["logits"], plain["logits"])
 
 
@@ -222,11 +251,11 @@ def test_a_change_at_every_point_reaches_the_logits(tiny: Tiny, kind: str) -> No
 
 
 @pytest.mark.parametrize("layer", [0, 2])
-def test_change_between_attention_and_mlp_reaches_the_residual_stream(tiny: Tiny, kind: str, layer: int) -> None:
+def test_change_between_attention_and_mlp_reaches_the_residual_stream(tiny: Tiny, attending: str, layer: int) -> None:
     """`mid` is where attention's output was just added, so the same vector added to either is the same change."""
-    lm = tiny(kind, torch.float64)
+    lm = tiny(attending, torch.float64)
     if "layers[0].mid" not in lm.points():
-        assert kind == "neox"
+        assert attending in SIDE_BY_SIDE
         return
     vector = drawn(torch.zeros(32, dtype=torch.float64))
     mid, output = (logits(lm, [(f"layers[{layer}].{p}[pos=2]", add(vector))]) for p in ("mid", "attn.output"))
@@ -241,16 +270,19 @@ def test_change_between_attention_and_mlp_reaches_the_residual_stream(tiny: Tiny
 def test_left_padding_changes_nothing(tiny: Tiny, kind: str) -> None:
     lm = tiny(kind)
     texts = ["w1 w2 w3", "w4 w5 w6 w7 w8 w9", "w9"]
-    points = [f"layers[1].{p}[pos=-1]" for p in ("output", "attn.z", "attn.pattern")]
-    batch = lm.run(texts, read=[*points, "logits"])
+    pattern = "layers[1].attn.pattern[pos=-1]"
+    points = [f"{name}[pos=-1]" for name in lm.points() if name.startswith("layers[1]") and not name.endswith((".scores", ".pattern"))]
+    maps = [pattern] if "layers[1].attn.pattern" in lm.points() else []
+    batch = lm.run(texts, read=[*points, *maps, "logits"])
     for i, text in enumerate(texts):
-        alone = lm.run(text, read=[*points, "logits"])
+        alone = lm.run(text, read=[*points, *maps, "logits"])
         n = alone["logits"].shape[1]
         torch.testing.assert_close(batch["logits"][i, -n:], alone["logits"][0], rtol=0, atol=1e-4)
-        for point in points[:2]:
-            torch.testing.assert_close(batch[point][i], alone[point][0], rtol=0, atol=1e-4)
-        torch.testing.assert_close(batch[points[2]][i, :, -n:], alone[points[2]][0], rtol=0, atol=1e-4)
-        assert (batch[points[2]][i, :, :-n] == 0).all()
+        for point in points:
+            torch.testing.assert_close(batch[point][i], alone[point][0], rtol=1e-5, atol=1e-4, msg=point)
+        if maps:
+            torch.testing.assert_close(batch[pattern][i, :, -n:], alone[pattern][0], rtol=0, atol=1e-4)
+            assert (batch[pattern][i, :, :-n] == 0).all()
 
 
 def test_roles_select_in_padded_batches(tiny: Tiny, kind: str) -> None:
@@ -258,7 +290,8 @@ def test_roles_select_in_padded_batches(tiny: Tiny, kind: str) -> None:
     lm = tiny(kind)
     prompts = [Prompt.fill("w1 {subject} w4", subject="w2 w3"), Prompt.fill("w5 w6 w7 {subject} w9 w1", subject="w8 w2")]
     for where in ("subject", "subject.first", "subject.last", "last", "-2", "0"):
-        edits = [(f"layers[0].output[pos={where}]", lambda x: -x), (f"layers[1].attn.z[head=2, pos={where}]", lambda x: 3 * x)]
+        second = f"layers[1].attn.z[head=2, pos={where}]" if lm.family.attn else f"layers[1].ssm.z[unit=5, pos={where}]"
+        edits = [(f"layers[0].output[pos={where}]", lambda x: -x), (second, lambda x: 3 * x)]
         batch = logits(lm, edits, prompts)[:, -1]
         for i, prompt in enumerate(prompts):
             torch.testing.assert_close(batch[i], logits(lm, edits, prompt)[0, -1], rtol=0, atol=1e-4)
@@ -271,7 +304,7 @@ def test_gradients_are_slopes(tiny: Tiny, kind: str) -> None:
     weights = drawn(torch.zeros(40, dtype=torch.float64), 1)
 
     def metric(output: Any) -> Tensor:
-        return lm.last(output) @ weights
+        return lm.last(output).double() @ weights  # Mamba's logits are float32 in any dtype
 
     values, slopes = lm.gradients(TEXT, of=metric, at=points)
     seen = lm.run(TEXT, read=points)
@@ -298,13 +331,13 @@ def test_gradients_with_frozen_weights(tiny: Tiny, kind: str) -> None:
     lm = tiny(kind, torch.float64)
     points = [n for n in lm.points() if n.startswith("layers[1]") or n == "embed"]
     weights = drawn(torch.zeros(40, dtype=torch.float64), 1)
-    free = {n: lm.gradients(TEXT, of=lambda o: lm.last(o) @ weights, at=[n])[1][n] for n in points}
+    free = {n: lm.gradients(TEXT, of=lambda o: lm.last(o).double() @ weights, at=[n])[1][n] for n in points}
     lm.module.requires_grad_(False)
     try:
         for name in points:
-            frozen = lm.gradients(TEXT, of=lambda o: lm.last(o) @ weights, at=[name])[1][name]
+            frozen = lm.gradients(TEXT, of=lambda o: lm.last(o).double() @ weights, at=[name])[1][name]
             torch.testing.assert_close(frozen, free[name], rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
-        every = lm.gradients(TEXT, of=lambda o: lm.last(o) @ weights, at=points)[1]
+        every = lm.gradients(TEXT, of=lambda o: lm.last(o).double() @ weights, at=points)[1]
         for name in points:
             torch.testing.assert_close(every[name], free[name], rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
     finally:

@@ -165,9 +165,9 @@ def test_options_reach_the_forward(tiny: Tiny) -> None:
 # Selecting
 
 
-def test_selectors(tiny: Tiny, kind: str) -> None:
+def test_selectors(tiny: Tiny, neural: str) -> None:
     """Every selector reads the part of the whole it names."""
-    lm = tiny(kind)
+    lm = tiny(neural)
     z, pattern, hidden = (f"layers[1].{p}" for p in ("attn.z", "attn.pattern", "mlp.hidden"))
     k = "layers[1].attn.k"
     cases: dict[str, Any] = {
@@ -226,10 +226,10 @@ def test_bad_selectors(tiny: Tiny, address: str, message: str) -> None:
 # Traces of a language model
 
 
-def test_several_points_of_one_projection(tiny: Tiny, kind: str) -> None:
+def test_several_points_of_one_projection(tiny: Tiny, attending: str) -> None:
     """q, k and v of a fused projection are read and written in any order while the forward stands at it."""
-    lm = tiny(kind)
-    order = ("v", "q", "k") if kind == "gemma3" else ("q", "k", "v")
+    lm = tiny(attending)
+    order = ("v", "q", "k") if attending == "gemma3" else ("q", "k", "v")
     edits = [(f"layers[1].attn.{which}", scale(factor)) for which, factor in zip(order, (2.0, 0.5, -1.0), strict=True)]
     expected = lm.run(TEXT, edits=edits).output.logits
     with torch.no_grad(), lm.trace(TEXT) as run:
@@ -238,7 +238,7 @@ def test_several_points_of_one_projection(tiny: Tiny, kind: str) -> None:
         getattr(attn, order[1]).mul_(0.5)
         setattr(attn, order[2], getattr(attn, order[2]) * -1.0)
     assert torch.equal(run.output.logits, expected)
-    if kind in ("gpt2", "neox"):
+    if attending in ("gpt2", "neox", "bloom", "phi3"):
         with torch.no_grad(), lm.trace(TEXT) as run:
             lm.layers[1].attn.v *= -1.0
             lm.layers[1].attn.q *= 2.0

@@ -15,6 +15,7 @@ import cutaway as cut
 from cutaway.errors import CutawayError, InputError, LayoutError, UnknownNameError, WeightsError
 from cutaway.models.any_module import AnyModule
 from cutaway.models.language import LanguageModel
+from cutaway.models.named_module import NamedModule
 
 Fresh = Callable[..., nn.Module]
 Words = Callable[..., Any]
@@ -83,27 +84,60 @@ def test_module_without_standard_names(fresh: Fresh, tokenizer: Words) -> None:
 
 
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "opt": ("OPTConfig", {"hidden_size": 32, "num_hidden_layers": 2, "ffn_dim": 48, "num_attention_heads": 4, "word_embed_proj_dim": 32}),
-    "bloom": ("BloomConfig", {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
+    "model.layers": ("XGLMConfig", {"d_model": 32, "num_layers": 2, "ffn_dim": 48, "attention_heads": 4}),
+    "transformer.h": ("CodeGenConfig", {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 8, "n_positions": 32, "n_ctx": 32}),
 }
+"""Paths of the blocks -> config class of an architecture without a family, and options."""
 
 
-@pytest.mark.parametrize("name", OTHERS)
-def test_unknown_architecture(name: str, tokenizer: Words, tmp_path: Path) -> None:
+@pytest.mark.parametrize("blocks", OTHERS)
+def test_unknown_architecture(blocks: str, tokenizer: Words, tmp_path: Path) -> None:
     """As a module it has native names; by name, where standard names are what was asked for, it is refused with the list of what is known."""
-    config, sizes = OTHERS[name]
+    config, sizes = OTHERS[blocks]
     module = transformers.AutoModelForCausalLM.from_config(
         getattr(transformers, config)(vocab_size=40, pad_token_id=0, bos_token_id=0, eos_token_id=None, **sizes)
     ).eval()
     model = cut.open(module, tokenizer=tokenizer())
     assert isinstance(model, AnyModule)
-    blocks = "model.decoder.layers" if name == "opt" else "transformer.h"
     found = model.run(torch.tensor([[1, 2, 3]]), read=[f"{blocks}[1].input[pos=-1]"])
     assert found[f"{blocks}[1].input[pos=-1]"].shape == (1, 32)
+    with pytest.raises(
+        LayoutError, match=rf"(?s)layers\[1\]\.mid .*no family describes it, a model of type '{module.config.model_type}'.*native"
+    ):
+        model.run(torch.tensor([[1, 2, 3]]), read=["layers[1].mid"])
     module.save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
     with pytest.raises(LayoutError, match=r"(?s)ForCausalLM, which no family describes.*gpt_neox.*llama"):
         cut.open(tmp_path)
+
+
+def test_standard_names_without_a_tokenizer(fresh: Fresh) -> None:
+    """A path of attributes says it too, and native names and attributes are found as ever."""
+    model = cut.open(fresh("gpt2"))
+    with pytest.raises(
+        AttributeError, match=r"(?s)layers in GPT2LMHeadModel.*gpt2 language model, and was given no tokenizer.*transformer"
+    ):
+        model.layers  # noqa: B018
+    with pytest.raises(LookupError, match="transformer"):
+        model.run(torch.tensor([[1]]), read=["transformers.output"])
+    assert model.transformer.wte.weight.shape == (40, 32) and not hasattr(model, "norm") and model.config.n_layer == 3
+
+
+BERT: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 40}
+
+
+def test_folder_of_an_encoder(tokenizer: Words, tmp_path: Path) -> None:
+    """The class its config names, with its head; a tokenizer if it has one."""
+    module = transformers.BertForMaskedLM(transformers.BertConfig(**BERT)).eval()
+    module.save_pretrained(tmp_path)
+    ids = torch.tensor([[1, 2, 3]])
+    model = cut.open(tmp_path)
+    assert isinstance(model, NamedModule) and type(model.module).__name__ == "BertForMaskedLM" and model.tokenizer is None
+    with torch.no_grad():
+        assert torch.equal(model.run(ids, read=["logits"])["logits"], module(ids).logits)
+    tokenizer().save_pretrained(tmp_path)
+    named = cut.open(tmp_path, dtype="bfloat16")
+    assert named.run("w1 w2", read=["embed"])["embed"].shape == (1, 3, 32) and named.module.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("what", [None, 3, ["gpt2"]])

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, final
 
 from torch import Tensor, nn
 
 from cutaway.address import Address
 from cutaway.engine.model import Model
+from cutaway.engine.place import IMAGE
 from cutaway.engine.site import FIRST, Site
 from cutaway.engine.stack import SequentialStack, Stack
-from cutaway.errors import AddressError
+from cutaway.errors import AddressError, LayoutError
+from cutaway.models.points import standard
 
 _INDEX = re.compile(r"\[(\d+)\]")
 
@@ -24,7 +27,36 @@ def dotted(path: str) -> str:
 
 @final
 class AnyModule(Model):
-    """An opened module without standard names: points are its modules' paths followed by `input`, `output` or `inputs`."""
+    """An opened module without standard names: points are its modules' paths followed by `input`, `output` or `inputs`.
+
+    A value of four axes is taken for a map of features (batch, channel, y, x): `unit` selects a channel of it.
+    why: the reason that it has no standard names, for messages.
+    """
+
+    def __init__(self, module: nn.Module, name: str, why: str = "no family describes it") -> None:
+        super().__init__(module, name)
+        self._why = why
+
+    def site(self, point: str) -> Site:
+        found = self.find(point)
+        if found is None and standard(point):
+            raise LayoutError(f"{point} in {self.name}.", f"no standard names: {self._why}", self._own())
+        return super().site(point)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if not name.startswith("_") and standard(name):
+                raise AttributeError(str(LayoutError(f"{name} in {self.name}.", f"no standard names: {self._why}", self._own()))) from None
+            raise
+
+    def _native_site(self, point: str) -> Site | None:
+        site = super()._native_site(point)
+        return None if site is None else replace(site, dims=IMAGE)
+
+    def _own(self) -> str:
+        return "native paths, such as " + ", ".join(f"{name}.output" for name in self._children("")[:4])
 
     def arguments(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return inputs, options

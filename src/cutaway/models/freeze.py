@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 Kind = Literal["rms", "rms_plus_one", "layer", "none"]
+_UNSTATED = 1e-5  # in OLMo's norms, which hold it as a number in their code alone
 
 
 def frozen(norm: nn.Module, kind: Kind, at: Float[Tensor, "*rest d"]) -> tuple[Callable[[Tensor], Tensor], Tensor]:
@@ -23,7 +24,7 @@ def frozen(norm: nn.Module, kind: Kind, at: Float[Tensor, "*rest d"]) -> tuple[C
     weight = getattr(norm, "weight", None)
     gain = torch.ones_like(at[..., :1]) if weight is None else weight.detach() + (kind == "rms_plus_one")
     spelling = "variance_epsilon" if hasattr(norm, "variance_epsilon") else "eps"  # transformers has both
-    epsilon: float = getattr(norm, spelling)
+    epsilon: float = getattr(norm, spelling, _UNSTATED)
     if kind == "layer":
         scale = (at.var(-1, unbiased=False, keepdim=True) + epsilon).sqrt()
         bias = getattr(norm, "bias", None)

@@ -19,12 +19,32 @@ if TYPE_CHECKING:
 
 
 def load(source: str | Path, dtype: torch.dtype, revision: str | None) -> tuple[PreTrainedModel, Any]:
-    """A causal language model and its tokenizer, from a hub id or a folder. Raises WeightsError."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    """A model of the class that its config names, a causal language model if it names none, from a hub id or a folder. Raises WeightsError.
 
+    Its tokenizer comes with it; None for a model that is no causal language model and has none.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    revision = revision or "main"
     with _quiet(), _explained(source):
-        module: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, revision=revision or "main")
-        return module, AutoTokenizer.from_pretrained(source, revision=revision or "main")
+        own = _class(AutoConfig.from_pretrained(source, revision=revision))
+        module: PreTrainedModel = (own or AutoModelForCausalLM).from_pretrained(source, dtype=dtype, revision=revision)
+        if own is None:
+            return module, AutoTokenizer.from_pretrained(source, revision=revision)
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # what transformers raises where there are no files for it
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+            if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) > 1:  # else it was made up, from no files
+                return module, tokenizer
+    return module, None
+
+
+def _class(config: Any) -> Any:
+    """The class of a checkpoint that is no causal language model; None for one that is, or does not say."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    name = next(iter(getattr(config, "architectures", None) or ()), "")
+    return None if name in CAUSAL.values() else getattr(transformers, name, None)
 
 
 def load_gguf(path: Path) -> tuple[PreTrainedModel, Any]:

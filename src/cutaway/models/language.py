@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from typing import Any, final
 
@@ -12,22 +13,25 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cutaway.address import Address
+from cutaway.engine.interleave import Trace
 from cutaway.engine.model import Model
+from cutaway.engine.packing import Rows
 from cutaway.engine.site import Site, entry
 from cutaway.engine.stack import Stack
-from cutaway.errors import AddressError, NumericError, PromptError
-from cutaway.models import attention
+from cutaway.errors import AddressError, InputError, NumericError, PromptError
+from cutaway.models import adapted, attention, folded, generation
 from cutaway.models.any_module import dotted
 from cutaway.models.decoder import DecoderStack
-from cutaway.models.families.base import Family, Sizes
-from cutaway.models.points import POINTS, row
+from cutaway.models.families.base import Family, Sizes, Where
+from cutaway.models.points import POINTS, generic, row
 from cutaway.models.prompt import Prompt
-from cutaway.models.tokens import Tokens, encode, tokenize
+from cutaway.models.state_space import StateSpaceStack
+from cutaway.models.tokens import Tokens, encode, joined, tokenize
 
 Text = str | Prompt | Sequence[str] | Sequence[Prompt] | Tokens
 """What a language model runs on."""
 
-_LAYERS = re.compile(r"^layers(?:\[(\d+)\](?:\.(attn|mlp)(?=\.|\[|$))?)?")
+_LAYERS = re.compile(r"^layers(?:\[(\d+)\](?:\.(attn|mlp|ssm)(?=\.|\[|$))?)?")
 _BATCH = 32
 
 
@@ -38,7 +42,9 @@ class LanguageModel(Model):
     def __init__(self, module: nn.Module, name: str, family: Family, sizes: Sizes, tokenizer: Any, revision: str = "") -> None:
         super().__init__(module, name)
         self.family, self.sizes, self.tokenizer, self.revision = family, sizes, tokenizer, revision
-        self._opening = partial(attention.opened, module)
+        pattern = family.points.get("layers[i].attn.pattern")
+        registered = pattern is not None and pattern.offering is None
+        self._opening = partial(attention.opened, module) if registered else nullcontext
 
     # Text
 
@@ -100,7 +106,10 @@ class LanguageModel(Model):
     def unembed(self, hidden: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest vocab"]:
         """The model's final norm and unembedding, applied to any residual state."""
         with torch.no_grad():
-            logits = self.part(self.family.unembed)(self.part(self.family.final_norm)(hidden))
+            head, normed = self.part(self.family.unembed), self.part(self.family.final_norm)(hidden)
+            weight = getattr(head, "weight", normed)
+            # Mamba keeps its residual stream in float32 where its weights are not
+            logits = head(normed.to(weight.dtype) if weight.is_floating_point() else normed)
             cap = getattr(getattr(self.module, "config", None), "final_logit_softcapping", None)
             return torch.tanh(logits / cap) * cap if cap else logits
 
@@ -111,24 +120,48 @@ class LanguageModel(Model):
     def head_writes(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """What each head's output is multiplied by on its way to the residual stream: its slice of the output projection, bias apart."""
         projection = self.part(f"{self.family.layers}.{layer}.{self.family.attn}.{self.family.projection}")
-        weight = projection.weight
-        assert isinstance(weight, Tensor)
-        inward = weight.detach() if type(projection).__name__ == "Conv1D" else weight.detach().T  # GPT-2 stores it transposed
+        inward = adapted.matrix(projection, self.sizes.n_heads * self.sizes.d_head)
         return inward.unflatten(0, (self.sizes.n_heads, -1))
 
     def word_directions(self, ids: Int[Tensor, "n"]) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, "n"]]:
         """Rows of the unembedding for some words, and their biases (0 where there are none)."""
         head = self.part(self.family.unembed)
-        weight, bias = head.weight, getattr(head, "bias", None)
-        assert isinstance(weight, Tensor)
-        rows = weight.detach()[ids]
+        rows, bias = adapted.matrix(head, self.sizes.d_model).T[ids], getattr(head, "bias", None)
         return rows, rows.new_zeros(len(ids)) if bias is None else bias.detach()[ids]
 
     def points(self) -> tuple[str, ...]:
         """Every standard point this model has, layer by layer."""
-        per_layer = [p.name for p in POINTS if "[i]" in p.name and p.name not in self.family.missing]
+        per_layer = [p.name for p in POINTS if p.name in self.family.points and "[i]" in p.name]
         names = [name.replace("[i]", f"[{i}]") for i in range(self.sizes.n_layers) for name in per_layer]
         return tuple(name for name in ("embed", *names, "norm", "logits") if self.find(name) is not None)
+
+    def generate(self, text: Text, *, new_tokens: int = 20, temperature: float = 0.0, seed: int = 0, **options: Any) -> Trace:
+        """Open a generation: `with lm.generate("...") as run: for step in run.steps: ...`; `run.output` is ids (rows, prompt and new tokens).
+
+        The first step is the prompt, each later one a token. temperature 0 takes the likeliest token, any other samples, from a generator
+        seeded with `seed`. options: others of transformers' `generate`. Without gradients. Raises PromptError, InputError.
+        """
+        tokens = self.tokens(text)
+        width, context = tokens.ids.shape[1], self.sizes.context
+        if width + new_tokens - 1 > context:  # the last one is not read
+            raise PromptError(
+                f"Generate {new_tokens} tokens.",
+                f"a prompt of {width}",
+                f"new_tokens={context - width + 1} at most: its context is {context}",
+            )
+        return self.trace(tokens, fn=self.generation(new_tokens=new_tokens, temperature=temperature, seed=seed, **options))
+
+    def generation(self, *, new_tokens: int = 20, temperature: float = 0.0, seed: int = 0, **options: Any) -> generation.Generation:
+        """What drives `generate`, for a scan, a recording or a replay of a body over its steps: `lm.record(text, fn=lm.generation(new_tokens=5))`."""
+        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+        return generation.Generation(self.module, new_tokens, temperature, seed, pad, **options)
+
+    def driver(self, told: Any) -> Callable[..., Any]:
+        kinds: dict[str, Any] = {"name": str, "new_tokens": int, "temperature": (int, float), "seed": int}
+        fits = isinstance(told, dict) and told.keys() == kinds.keys() and all(isinstance(told[k], v) for k, v in kinds.items())
+        if not fits or told["name"] != generation.NAME or told["new_tokens"] > self.sizes.context:
+            raise InputError("Drive a stream's forward.", str(told)[:200], f"lm.generation(new_tokens=...), at most {self.sizes.context}")
+        return self.generation(new_tokens=told["new_tokens"], temperature=told["temperature"], seed=told["seed"])
 
     # What a kind of model has to say
 
@@ -139,7 +172,8 @@ class LanguageModel(Model):
 
     def arguments(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         tokens: Tokens = inputs[0]
-        device = next(self.module.parameters()).device
+        folded.prepared(tokens.ids)
+        device = self.device
         kwargs: dict[str, Any] = {"input_ids": tokens.ids.to(device)}
         if tokens.padded:
             mask = tokens.mask.to(device)
@@ -151,42 +185,62 @@ class LanguageModel(Model):
     def locate(self, point: str) -> Site | None:
         listed = row(point)
         if listed is None:
+            self._refuse(generic(point)[0] if point.startswith("layers[") else "", point)
             return None
         kind, layer = listed
         if layer >= self.sizes.n_layers:
             raise AddressError(
                 f"{point}", f"{self.sizes.n_layers} layers in {self.name}", f"layers[0] to layers[{self.sizes.n_layers - 1}]"
             )
-        if kind.name in self.family.missing:
-            found, works = self.family.missing[kind.name]
-            raise AddressError(f"{point} in {self.name}.", f"a {self.family.name} model: {found}", works)
         where = self.family.points.get(kind.name)
         if where is None:
+            self._refuse(kind.name, point, kind.without)
             return Site(point, self.module, "", "output", entry("logits"), kind.dims) if kind.name == "logits" else None
         path = where.path.format(i=layer)
         try:
             module = self.module.get_submodule(path)
         except AttributeError:  # a part this model goes without, such as the MLP of an attention-only model
             return None
-        opening = self._opening if where.event not in ("input", "output") else None
-        return Site(point, module, path, where.event, where.view(self.sizes), kind.dims, opening)
+        return Site(point, module, path, where.event, where.view(self.sizes), kind.dims, self._offering(where, layer, module))
+
+    def _refuse(self, name: str, point: str, without: tuple[str, str] | None = None) -> None:
+        """Say of a point that this family does not have why, and what works instead. Raises AddressError, unless nothing is known of it."""
+        said = self.family.missing.get(name, without) if name else None
+        if said is not None:
+            raise AddressError(f"{point} in {self.name}.", f"a {self.family.name} model: {said[0]}", said[1])
+
+    def _offering(self, where: Where, layer: int, module: nn.Module) -> Callable[..., AbstractContextManager[None]] | None:
+        if where.offering is not None:
+            return where.offering(self.part(f"{self.family.layers}.{layer}"), module)
+        return self._opening if where.event not in ("input", "output") else None
 
     def below(self, path: str) -> Iterable[str]:
-        generic = re.sub(r"^layers\[\d+\]", "layers[i]", path)
-        prefix = f"{generic}." if generic else ""
-        inside = {p.name.removeprefix(prefix).partition(".")[0] for p in POINTS if p.name.startswith(prefix)}
+        prefix = f"{generic(path)[0]}." if path else ""
+        here = [name for name in (*self.family.points, "logits") if name.startswith(prefix)]
+        inside = {name.removeprefix(prefix).partition(".")[0] for name in here}
         return sorted(name.partition("[")[0] for name in inside)
 
     def native(self, path: str) -> str:
         found = _LAYERS.match(path)
         if found is None:
             return dotted(path)
+        if found[2] and not getattr(self.family, found[2]):
+            return dotted(path)  # no such part: as a path of the module's own it is not there either
         parts = [self.family.layers, *([found[1]] if found[1] else []), *([getattr(self.family, found[2])] if found[2] else [])]
         return dotted(".".join(parts) + path[found.end() :])
 
     def positions(self, address: Address, inputs: tuple[Any, ...]) -> Tensor | None:
         tokens: Tokens = inputs[0]
         return None if address.pos is None else tokens.positions(address.pos)
+
+    def together(self, inputs: Sequence[tuple[Any, ...]]) -> tuple[tuple[Any, ...], list[Rows]]:
+        batches: list[Tokens] = [one[0] for one in inputs]
+        whole, starts = joined(batches), [0]
+        for tokens in batches:
+            starts.append(starts[-1] + len(tokens))
+        width = whole.ids.shape[1]
+        rows = [Rows(first, first + len(tokens), width - tokens.ids.shape[1]) for first, tokens in zip(starts, batches, strict=False)]
+        return (whole,), rows
 
     def last(self, output: Any) -> Tensor:
         logits: Tensor = output if isinstance(output, Tensor) else output.logits
@@ -197,7 +251,10 @@ class LanguageModel(Model):
         blocks = self.part(self.family.layers)
         assert isinstance(blocks, nn.ModuleList)
         embed = self.site("embed").module
-        return DecoderStack(blocks, embed, self.unembed, self.sizes, self._opening)
+        if self.family.ssm:
+            return StateSpaceStack(blocks, embed, self.unembed)
+        mlp = blocks[-1].get_submodule(self.family.mlp) if self.family.mlp and hasattr(blocks[-1], self.family.mlp) else None
+        return DecoderStack(blocks, embed, self.unembed, self.sizes, self._opening, mlp)
 
     def _plain_ids(self, text: str) -> list[int]:
         return [int(i) for i in encode(self.tokenizer, text, add_special_tokens=False)["input_ids"]]

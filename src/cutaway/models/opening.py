@@ -17,10 +17,12 @@ from torch import nn
 from cutaway import registry
 from cutaway.engine.model import Model
 from cutaway.errors import InputError, LayoutError, UnknownNameError
-from cutaway.models import hub, parity, wheels
+from cutaway.models import adapted, hub, parity, wheels
 from cutaway.models.any_module import AnyModule
-from cutaway.models.families.base import Family, Sizes
+from cutaway.models.families.base import Family, Layout, Sizes
 from cutaway.models.language import LanguageModel
+from cutaway.models.named_module import NamedModule
+from cutaway.models.vision_language import VisionLanguageModel
 from cutaway.zoo.base import Transformer, TransformerConfig
 
 
@@ -33,19 +35,20 @@ def open(
     revision: str | None = None,
     verify: bool = True,
 ) -> Any:
-    """Open a model: a `LanguageModel` where its layout is known, an `AnyModule` for any other module.
+    """Open a model: a `LanguageModel` or, for encoders, vision and other models, a `NamedModule` where its layout is known; else an `AnyModule`.
 
     what: "induction_lm" (zoo), "smollm2-135m", a folder or .gguf file, a hub id such as "openai-community/gpt2", or a module.
-    tokenizer: needed with a module that is a language model, other than a zoo model's. dtype: of the weights, as torch spells it. verify:
-    check that opening changes nothing.
+    tokenizer: needed with a module that is a language model, other than a zoo model's, and to run any other on texts. dtype: of the weights, as
+    torch spells it. verify: check that opening a language model changes nothing.
     Raises UnknownNameError, WeightsError, LayoutError, ParityError, InputError.
     """
     if isinstance(what, nn.Module):
+        what = adapted.bare(what)
         family = _family(what)
         if tokenizer is None and isinstance(what, Transformer):
             tokenizer = _zoo_tokenizer(what.vocab)
         if family is None or tokenizer is None:
-            return AnyModule(what, type(what).__name__)
+            return _other(what, type(what).__name__, tokenizer, family)
         return _language_model(what, type(what).__name__, family, tokenizer, "", verify)
     name = os.fspath(what)
     kind = getattr(torch, dtype, None)
@@ -56,14 +59,16 @@ def open(
         loaded, words = module, _zoo_tokenizer(module.vocab)
     else:
         loaded, words = _load(name, kind, revision)
-    family = _family(loaded)
-    if family is None:
+    family, layout = _family(loaded), _layout(loaded)
+    if family is None and layout is None:
         raise LayoutError(
             f"Open {name} with standard names.",
             f"a {type(loaded).__name__}, which no family describes",
             "model types " + ", ".join(sorted(_model_types())) + "; or cut.open(module), which knows native paths only",
         )
     loaded = loaded.to(device=device, dtype=kind).eval()
+    if family is None:
+        return _other(loaded, name, tokenizer or words, family)
     return _language_model(loaded, name, family, tokenizer or words, revision or "", verify)
 
 
@@ -78,12 +83,41 @@ def _load(name: str, dtype: torch.dtype, revision: str | None) -> tuple[nn.Modul
     return hub.load(path if path.is_dir() else name, dtype, revision)
 
 
-def _families() -> list[Family]:
+def _known() -> list[Family | Layout]:
     return [registry.load("models.families", name) for name in registry.names("models.families")]
 
 
+def _families() -> list[Family]:
+    return [known for known in _known() if isinstance(known, Family)]
+
+
 def _model_types() -> set[str]:
-    return {kind for family in _families() for kind in family.model_types}
+    return {kind for known in _known() for kind in known.model_types}
+
+
+def _other(module: nn.Module, name: str, tokenizer: Any, family: Family | None) -> Model:
+    """A module that is opened as no language model: by its layout, or by its own paths where none describes it."""
+    layout = _layout(module)
+    if layout is not None:
+        named = NamedModule(module, name, layout, tokenizer)
+        return VisionLanguageModel(named) if layout.kind == "vision_language" else named
+    kind = getattr(getattr(module, "config", None), "model_type", None)
+    described = f"no family describes it, {f'a model of type {kind!r}' if kind else 'a module without a config'}"
+    return AnyModule(module, name, described if family is None else f"it is a {family.name} language model, and was given no tokenizer")
+
+
+def _layout(module: nn.Module) -> Layout | None:
+    """The layout that names the module's class, or else its config's model type."""
+    config = getattr(module, "config", None)
+    classes = {owner.__name__ for owner in type(module).__mro__}
+    layouts = [known for known in _known() if isinstance(known, Layout)]
+    named = [layout for layout in layouts if classes & set(layout.classes)]
+    named += [layout for layout in layouts if getattr(config, "model_type", None) in layout.model_types]
+    for layout in named:
+        fits = all(getattr(config, entry, None) == value for entry, value in layout.config.items())
+        if fits and NamedModule(module, layout.name, layout).points():
+            return layout
+    return None
 
 
 def _family(module: nn.Module) -> Family | None:
@@ -104,20 +138,27 @@ def _language_model(module: nn.Module, name: str, family: Family, tokenizer: Any
     return model
 
 
+_WIDTHS = ("moe_intermediate_size", "intermediate_size", "ffn_dim", "n_inner")
+"""How configs call the number of neurons; none of them: four times d_model."""
+_UNBOUNDED = 2**31
+"""Context of a model whose positions have no end (alibi, state spaces)."""
+
+
 def _sizes(config: Any) -> Sizes:
     if isinstance(config, TransformerConfig):
         c = config
         return Sizes(c.n_layers, c.n_heads, c.n_heads, c.d_model, c.d_head, c.d_mlp, len(c.vocab), c.max_length)
-    n_heads, d_model = config.num_attention_heads, config.hidden_size
+    d_model, n_heads = config.hidden_size, getattr(config, "num_attention_heads", 0)
     return Sizes(
         n_layers=config.num_hidden_layers,
         n_heads=n_heads,
         n_kv_heads=getattr(config, "num_key_value_heads", None) or n_heads,
         d_model=d_model,
-        d_head=getattr(config, "head_dim", None) or d_model // n_heads,
-        d_mlp=getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * d_model,
+        d_head=(getattr(config, "head_dim", None) or d_model // n_heads) if n_heads else 0,
+        d_mlp=next((width for width in (getattr(config, name, None) for name in _WIDTHS) if width), 4 * d_model) if n_heads else 0,
         vocab=config.vocab_size,
-        context=config.max_position_embeddings,
+        context=getattr(config, "max_position_embeddings", None) or _UNBOUNDED,
+        d_inner=0 if n_heads else int(config.expand * d_model),
     )
 
 

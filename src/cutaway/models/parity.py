@@ -40,8 +40,12 @@ def _check(model: LanguageModel) -> None:
     _same(model, "read through the standard names", plain, model.run(tokens, read=["logits"])["logits"], 0.0)
     hidden = model.run(tokens, read=[f"layers[{last}].output"])[f"layers[{last}].output"]
     _same(model, "recomputed from the last block's output", plain, model.unembed(hidden), OPENED)
-    maps = [f"layers[{i}].attn.pattern" for i in range(last + 1)]
-    _same(model, "with attention opened", plain, model.run(tokens, read=[*maps, "logits"])["logits"], OPENED)
+    maps = [name for name in model.points() if name.endswith(".attn.pattern")]
+    if maps:
+        _same(model, "with attention opened", plain, model.run(tokens, read=[*maps, "logits"])["logits"], OPENED)
+    routers = [name for name in model.points() if name.endswith(".mlp.router")]
+    if routers:
+        _same(model, "with routing made anew from its logits", plain, model.run(tokens, read=[*routers, "logits"])["logits"], OPENED)
 
 
 def _same(model: LanguageModel, how: str, plain: torch.Tensor, ours: torch.Tensor, tolerance: float) -> None:

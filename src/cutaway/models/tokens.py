@@ -88,6 +88,20 @@ def tokenize(tokenizer: Any, prompts: Sequence[Prompt], context: int, bos: int |
     return Tokens(ids, mask, tuple(len(tokens) for tokens, _ in encoded), tuple(spans))
 
 
+def joined(batches: Sequence[Tokens]) -> Tokens:
+    """Batches one after the other in one, padded on the left to the longest."""
+    width = max(tokens.ids.shape[1] for tokens in batches)
+
+    def padded(values: Tensor, filling: int) -> Tensor:
+        return torch.nn.functional.pad(values, (width - values.shape[1], 0), value=filling)
+
+    shifts = [width - tokens.ids.shape[1] for tokens in batches]
+    spans = [{r: (a + k, b + k) for r, (a, b) in row.items()} for tokens, k in zip(batches, shifts, strict=True) for row in tokens.spans]
+    ids = torch.cat([padded(tokens.ids, int(tokens.ids[0, 0])) for tokens in batches])
+    mask = torch.cat([padded(tokens.mask, 0) for tokens in batches])
+    return Tokens(ids, mask, tuple(length for tokens in batches for length in tokens.lengths), tuple(spans))
+
+
 def encode(tokenizer: Any, text: str, **options: Any) -> Any:
     """What the tokenizer makes of a text. Raises PromptError for a text it has no words for."""
     try:
