@@ -1,0 +1,1 @@
+"""How do the parts that cause a behaviour work together?"""
