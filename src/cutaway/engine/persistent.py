@@ -22,8 +22,9 @@ from greenlet import getcurrent, greenlet
 
 from cutaway.engine.graph import Graph
 from cutaway.engine.interleave import Trace
-from cutaway.engine.interpreter import Interpreter, Request, part
-from cutaway.engine.site import FIRST, Site, attach
+from cutaway.engine.interpreter import Interpreter, Request
+from cutaway.engine.replaying import replaced
+from cutaway.engine.site import Site, attach
 from cutaway.errors import InputError
 
 if TYPE_CHECKING:
@@ -83,9 +84,8 @@ class _Acting:
         body.site = None
         try:
             word, args, _ = body.requests.send(reply)
-            while word in ("call", "save"):
-                answer = part(self._model, args[0])(*args[1], **args[2]) if word == "call" else None
-                word, args, _ = body.requests.send(answer)
+            while word == "save":  # there is nobody to save for
+                word, args, _ = body.requests.send(None)
             body.word, body.args, body.site = word, args, self._site(word, args[0])
         except StopIteration:
             pass
@@ -93,10 +93,8 @@ class _Acting:
             self._busy = False
 
     def _site(self, word: str, name: str) -> Site:
-        if word != "skip":
-            return self._model.site(name)
-        # what the module would return is replaced after it has run
-        return Site(name, part(self._model, name), self._model.native(name), "output", FIRST)
+        # of a module that is skipped, what it would return is replaced after it has run
+        return replaced(self._model, name) if word == "skip" else self._model.site(name)
 
 
 @contextlib.contextmanager
