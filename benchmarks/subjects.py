@@ -17,10 +17,13 @@ import cutaway as cut
 from cutaway.models import wheels
 
 N_TOKENS = 12
+N_BODIES = 16
+GREEDY: dict[str, Any] = {"max_new_tokens": 32, "do_sample": False, "use_cache": True, "pad_token_id": 0}
+"""How text is generated: options of transformers' `generate`."""
 _SPECIAL = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subject:
     """A module, its tokenizer, a clean and a corrupted prompt (1, 12), and the two answers whose logits are compared."""
 
@@ -40,6 +43,12 @@ class Subject:
     def copy(self) -> nn.Module:
         """The module over again, its parameters shared: every engine gets its own, and all run on the same memory."""
         return copy.deepcopy(self.module, {id(p): p for p in self.module.parameters()})
+
+    def prompts(self) -> list[Tensor]:
+        """16 short prompts of 4 to 10 tokens, each (1, n), drawn from the words of the two that are compared."""
+        words, generator = torch.cat([self.clean, self.corrupted], 1)[0], torch.Generator().manual_seed(1)
+        lengths = [4 + number % 7 for number in range(N_BODIES)]
+        return [words[torch.randint(len(words), (n,), generator=generator)][None] for n in lengths]
 
     def difference(self, logits: Tensor) -> Tensor:
         """The number a patch is judged by: logits (..., vocab) -> (...)."""
@@ -65,7 +74,7 @@ def thin() -> Subject:
     return _random("thin: 12 layers, width 48", GPT2Config(n_embd=48, n_head=4, vocab_size=512, **_SPECIAL))
 
 
-SUBJECTS = {"smollm2": smollm2, "gpt2": gpt2, "thin": thin}
+SUBJECTS = {"thin": thin, "gpt2": gpt2, "smollm2": smollm2}
 
 
 def _random(title: str, config: GPT2Config) -> Subject:

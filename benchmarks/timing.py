@@ -46,6 +46,8 @@ def measured(closures: Mapping[Key, Callable[[], Any]], rounds: int, seed: int) 
     """CPU and wall seconds of every call, by round."""
     order, generator = list(closures), random.Random(seed)
     taken: dict[Key, list[tuple[float, float]]] = {name: [] for name in closures}
+    gc.collect()
+    gc.freeze()  # what is there already need not be looked through before every round
     for _ in range(rounds):
         gc.collect()
         generator.shuffle(order)
@@ -53,6 +55,7 @@ def measured(closures: Mapping[Key, Callable[[], Any]], rounds: int, seed: int) 
             cpu, wall = time.process_time(), time.perf_counter()
             closures[name]()
             taken[name].append((time.process_time() - cpu, time.perf_counter() - wall))
+    gc.unfreeze()
     return taken
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from subjects import Subject
+from subjects import GREEDY, Subject
 from torch import Tensor, nn
 
 TITLE = "torch hooks"
@@ -29,9 +29,9 @@ def idle(opened: Opened, ids: Tensor) -> Tensor:
     return opened.module(input_ids=ids).logits
 
 
-def read(opened: Opened, ids: Tensor) -> list[Tensor]:
+def read(opened: Opened, ids: Tensor, n: int) -> list[Tensor]:
     found: list[Tensor] = []
-    handles = [block.register_forward_hook(lambda module, args, out: found.append(out)) for block in opened.blocks]
+    handles = [block.register_forward_hook(lambda module, args, out: found.append(out)) for block in list(opened.blocks)[:n]]
     try:
         opened.module(input_ids=ids)
     finally:
@@ -52,6 +52,16 @@ def states(opened: Opened, ids: Tensor) -> list[Tensor]:
 
 def patch(opened: Opened, ids: Tensor, layer: int, value: Tensor) -> Tensor:
     return _with(opened, ids, layer, lambda hidden: value)
+
+
+def generate(opened: Opened, ids: Tensor, layer: int) -> list[Tensor]:
+    found: list[Tensor] = []
+    handle = opened.blocks[layer].register_forward_hook(lambda module, args, out: found.append(out))
+    try:
+        made = opened.module.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **GREEDY)  # type: ignore[operator]
+    finally:
+        handle.remove()
+    return [made, *found]
 
 
 def one_forward_a_patch(opened: Opened, subject: Subject) -> Tensor:
@@ -88,6 +98,8 @@ def one_batch_a_layer(opened: Opened, subject: Subject) -> Tensor:
 READ = {"": read}
 PATCH = {"": patch}
 SWEEP = {"one forward a patch": one_forward_a_patch, "one batch a layer": one_batch_a_layer}
+GENERATE = {"": generate}
+PACKED: dict[str, Callable[..., list[Tensor]]] = {}
 
 
 def _with(opened: Opened, ids: Tensor, layer: int, change: Callable[[Tensor], Tensor]) -> Tensor:

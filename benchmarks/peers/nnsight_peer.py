@@ -7,7 +7,7 @@ from typing import Any
 import nnsight
 import torch
 from nnsight.modeling.transformers import TransformersModel
-from subjects import Subject
+from subjects import GREEDY, Subject
 from torch import Tensor
 
 TITLE = "NNsight"
@@ -33,8 +33,8 @@ def idle(opened: Opened, ids: Tensor) -> Tensor:
     return opened.module(input_ids=ids).logits
 
 
-def read(opened: Opened, ids: Tensor) -> list[Tensor]:
-    blocks = opened.blocks
+def read(opened: Opened, ids: Tensor, n: int) -> list[Tensor]:
+    blocks = list(opened.blocks)[:n]
     with opened.model.trace(ids):
         found = nnsight.save([block.output for block in blocks])
     return found
@@ -46,6 +46,16 @@ def patch(opened: Opened, ids: Tensor, layer: int, value: Tensor) -> Tensor:
         block.input = value
         logits = model.lm_head.output.save()
     return logits
+
+
+def generate(opened: Opened, ids: Tensor, layer: int) -> list[Tensor]:
+    model, block = opened.model, opened.blocks[layer]
+    with model.generate(ids, attention_mask=torch.ones_like(ids), **GREEDY) as tracer:
+        found = nnsight.save([])
+        for _ in tracer.iter[: GREEDY["max_new_tokens"]]:
+            found.append(block.output)
+        made = tracer.result.save()
+    return [made, *found]
 
 
 def one_forward_a_patch(opened: Opened, subject: Subject) -> Tensor:
@@ -77,6 +87,8 @@ def one_batch_a_layer(opened: Opened, subject: Subject) -> Tensor:
 READ = {"": read}
 PATCH = {"": patch}
 SWEEP = {"one forward a patch": one_forward_a_patch, "one batch a layer": one_batch_a_layer}
+GENERATE = {"": generate}
+PACKED: dict[str, Any] = {}
 
 
 def _inputs(opened: Opened, ids: Tensor) -> list[Tensor]:

@@ -15,13 +15,14 @@ IMPORTS = ("import pyvene",)
 
 
 class Opened:
-    """Wrapped models: one that collects every block's output, and one per block that changes its input. Built once, as a user would."""
+    """Wrapped models: those that collect outputs of blocks, by number, and one per block that changes its input. Built once, as a user would."""
 
     def __init__(self, subject: Subject) -> None:
         self.module = subject.copy()
-        self.reading = self._wrap(
-            [self._part(i, "block_output", pyvene.CollectIntervention(keep_last_dim=True)) for i in range(subject.n_layers)]
-        )
+        self.reading = {
+            n: self._wrap([self._part(i, "block_output", pyvene.CollectIntervention(keep_last_dim=True)) for i in range(n)])
+            for n in (1, subject.n_layers)
+        }
         self.sources = self._wrap(
             [self._part(i, "block_input", pyvene.CollectIntervention(keep_last_dim=True)) for i in range(subject.n_layers)]
         )
@@ -41,8 +42,8 @@ def idle(opened: Opened, ids: Tensor) -> Tensor:
     return opened.module(input_ids=ids).logits
 
 
-def read(opened: Opened, ids: Tensor) -> list[Tensor]:
-    (_, found), _ = opened.reading({"input_ids": ids})
+def read(opened: Opened, ids: Tensor, n: int) -> list[Tensor]:
+    (_, found), _ = opened.reading[n]({"input_ids": ids})
     return found
 
 
@@ -50,17 +51,7 @@ def patch(opened: Opened, ids: Tensor, layer: int, value: Tensor) -> Tensor:
     return opened.changing[layer]({"input_ids": ids}, source_representations=value)[1].logits
 
 
-def source_every_time(opened: Opened, subject: Subject) -> Tensor:
-    base, source = {"input_ids": subject.corrupted}, {"input_ids": subject.clean}
-    cells = torch.zeros(len(opened.changing), subject.clean.shape[1])
-    for layer in range(cells.shape[0]):
-        for pos in range(cells.shape[1]):
-            _, out = opened.changing[layer](base, [source], {"sources->base": ([[[pos]]], [[[pos]]])})
-            cells[layer, pos] = subject.difference(out.logits[0, -1])
-    return cells
-
-
-def source_kept(opened: Opened, subject: Subject) -> Tensor:
+def one_forward_a_patch(opened: Opened, subject: Subject) -> Tensor:
     base = {"input_ids": subject.corrupted}
     (_, source), _ = opened.sources({"input_ids": subject.clean})
     cells = torch.zeros(len(opened.changing), subject.clean.shape[1])
@@ -75,4 +66,7 @@ def source_kept(opened: Opened, subject: Subject) -> Tensor:
 
 READ = {"": read}
 PATCH = {"": patch}
-SWEEP = {"source run every time": source_every_time, "source kept": source_kept}
+SWEEP = {"one forward a patch": one_forward_a_patch}
+GENERATE: dict[str, Any] = {}
+"""Its `generate` intervenes on the prompt only, as it says itself."""
+PACKED: dict[str, Any] = {}

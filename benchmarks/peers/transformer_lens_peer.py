@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import transformer_lens.patching as patching
-from subjects import Subject
+from subjects import GREEDY, Subject
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -24,13 +24,23 @@ def idle(opened: Any, ids: Tensor) -> Tensor:
     return opened(ids)
 
 
-def read(opened: Any, ids: Tensor) -> list[Tensor]:
-    _, cache = opened.run_with_cache(ids, names_filter=lambda name: name.endswith("hook_resid_post"))
-    return [cache["resid_post", i] for i in range(opened.cfg.n_layers)]
+def read(opened: Any, ids: Tensor, n: int) -> list[Tensor]:
+    names = {f"blocks.{i}.hook_resid_post" for i in range(n)}
+    _, cache = opened.run_with_cache(ids, names_filter=lambda name: name in names)
+    return [cache["resid_post", i] for i in range(n)]
 
 
 def patch(opened: Any, ids: Tensor, layer: int, value: Tensor) -> Tensor:
     return opened.run_with_hooks(ids, fwd_hooks=[(f"blocks.{layer}.hook_resid_pre", lambda hidden, hook: value)])
+
+
+def generate(opened: Any, ids: Tensor, layer: int) -> list[Tensor]:
+    found: list[Tensor] = []
+    with opened.hooks(fwd_hooks=[(f"blocks.{layer}.hook_resid_post", lambda hidden, hook: found.append(hidden))]):
+        made = opened.generate(
+            ids, max_new_tokens=GREEDY["max_new_tokens"], do_sample=False, stop_at_eos=False, return_type="tokens", verbose=False
+        )
+    return [made, *found]
 
 
 def sweep(opened: Any, subject: Subject) -> Tensor:
@@ -40,4 +50,6 @@ def sweep(opened: Any, subject: Subject) -> Tensor:
 
 READ = {"": read}
 PATCH = {"": patch}
-SWEEP = {"get_act_patch_resid_pre": sweep}
+SWEEP = {"one forward a patch (get_act_patch_resid_pre)": sweep}
+GENERATE = {"": generate}
+PACKED: dict[str, Any] = {}

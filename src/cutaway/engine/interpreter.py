@@ -30,15 +30,34 @@ PLAIN = (bool, int, float, complex, str, torch.dtype, torch.device, torch.layout
 
 
 @final
+class Weights:
+    """Where a model's own tensors lie in memory, listed when it is first asked."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    @cached_property
+    def storages(self) -> dict[int, Tensor]:
+        """Storage -> tensor, which keeps the address from being given to another."""
+        return {tensor.untyped_storage()._cdata: tensor for _, _, tensor in fake.tensors_of(self._model.module)}
+
+
+@final
 class Interpreter:
     """Computes nodes in their order, which may come in several parts, as a stream has them.
 
     limits: of a body that is not trusted. Every operation is then run on shapes first, with all that it is made of: it may neither exceed the limits
-    nor change the model's own tensors. None for a graph of one's own. dry: run on shapes and on nothing else.
+    nor change the model's own tensors. None for a graph of one's own. dry: run on shapes and on nothing else. weights: the model's, where several
+    interpreters share the list of them.
     """
 
     def __init__(
-        self, model: Model, constants: Mapping[str, Tensor], limits: Limits | None = None, dry: FakeTensorMode | None = None
+        self,
+        model: Model,
+        constants: Mapping[str, Tensor],
+        limits: Limits | None = None,
+        dry: FakeTensorMode | None = None,
+        weights: Weights | None = None,
     ) -> None:
         self.device = model.device
         self.constants = constants
@@ -46,6 +65,7 @@ class Interpreter:
         self._model, self._limits, self._dry = model, limits, dry
         self._fakes = dry or (fake.mode() if limits is not None else None)
         self._watch = None if limits is None else fake.Watch(limits.value)
+        self._weights = weights or Weights(model)
         self._given: dict[int, Tensor] = {}
         self._moved: dict[str, Tensor] = {}
         if dry is not None and self._watch is not None:
@@ -200,11 +220,7 @@ class Interpreter:
     def _is_own(self, tensor: Tensor) -> bool:
         """Whether a tensor shares memory with one of the model's, or with a constant."""
         address = tensor.untyped_storage()._cdata
-        return address in self._given or address in self._weights or (self._watch is not None and self._watch.keeps(tensor))
-
-    @cached_property
-    def _weights(self) -> dict[int, Tensor]:
-        return {tensor.untyped_storage()._cdata: tensor for _, _, tensor in fake.tensors_of(self._model.module)}
+        return address in self._given or address in self._weights.storages or (self._watch is not None and self._watch.keeps(tensor))
 
 
 def part(model: Model, path: str) -> torch.nn.Module:

@@ -23,7 +23,7 @@ from torch import Tensor
 from cutaway.engine.fake import mapped, tensors
 from cutaway.engine.graph import Graph
 from cutaway.engine.interleave import Trace
-from cutaway.engine.interpreter import Interpreter, Request, spent
+from cutaway.engine.interpreter import Interpreter, Request, Weights, spent
 from cutaway.engine.node import Limits
 from cutaway.engine.operations import IN_PLACE
 from cutaway.engine.plan import refuse_mixed_rows
@@ -132,7 +132,8 @@ class _Packed:
         together, rows = model.together(inputs)
         self._arguments = model.arguments(together, {})
         self._total, self._width = rows[-1].stop, width(together)
-        made = [Interpreter(model, graph.constants) for graph in graphs]
+        weights = Weights(model)
+        made = [Interpreter(model, graph.constants, weights=weights) for graph in graphs]
         self._jobs = [_Job(g, r, i.execute(g.nodes, spent(g.nodes))) for g, r, i in zip(graphs, rows, made, strict=True)]
         self._busy = False
         self._copied: set[int] = set()

@@ -22,7 +22,7 @@ from greenlet import getcurrent, greenlet
 
 from cutaway.engine.graph import Graph
 from cutaway.engine.interleave import Trace
-from cutaway.engine.interpreter import Interpreter, Request
+from cutaway.engine.interpreter import Interpreter, Request, Weights
 from cutaway.engine.replaying import replaced
 from cutaway.engine.site import Site, attach
 from cutaway.errors import InputError
@@ -51,6 +51,7 @@ class _Acting:
     def __init__(self, model: Model) -> None:
         self._model = model
         self._bodies: list[_Body] = []
+        self._weights = Weights(model)
         self._busy = False
 
     def sites(self) -> list[Site]:
@@ -62,7 +63,8 @@ class _Acting:
         """A forward begins."""
         if self._busy:  # a call of the model by a body
             return
-        self._bodies = [_Body(Interpreter(self._model, graph.constants).execute(graph.nodes)) for graph in self._model.edits]
+        made = [Interpreter(self._model, graph.constants, weights=self._weights) for graph in self._model.edits]
+        self._bodies = [_Body(one.execute(graph.nodes)) for one, graph in zip(made, self._model.edits, strict=True)]
         for body in self._bodies:
             self._go_on(body, None)
 
