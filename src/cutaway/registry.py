@@ -24,7 +24,7 @@ KINDS = ("methods", "tasks", "metrics", "mediators", "results", "views", "zoo", 
 ALIASES: dict[tuple[str, str], str] = {}
 """(kind, old name) -> new name, kept when a file is renamed."""
 
-_INFRASTRUCTURE = frozenset({"base", "bootstrap"})
+_INFRASTRUCTURE = frozenset({"base", "bootstrap", "behaviour", "causal_model", "compiler", "recipe"})
 """Files that what is found stands on, in the folder beside it."""
 _ROOT = Path(__file__).parent
 

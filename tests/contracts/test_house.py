@@ -33,6 +33,7 @@ DRAWS_IN_PLACE = frozenset({"normal_", "uniform_", "random_", "bernoulli_", "exp
 
 UNTESTED = {
     "models/families": "a table each; tests/models/test_families.py runs over all of them",
+    "zoo/compiled": "programs; tests/zoo/compiled/test_programs.py runs over all of them, and its neighbours test what they are made of",
 }
 """Modules and folders without a test of the same name, each with the reason."""
 

@@ -31,7 +31,7 @@ METHODS = registry.names("methods")
 each_method = pytest.mark.parametrize("name", METHODS)
 
 MODEL, TASK, SEED = "induction_lm", "induction:n=4,length=6", 3
-SMALL = {"role": "target", "samples": 3, "window": 1}
+SMALL = {"role": "target", "samples": 3, "window": 1, "steps": 20}
 """Given to every method that has an option of that name: a role the task has, and few repetitions."""
 BUDGET_SECONDS = 20.0
 SECTIONS = ("Method", "Source", "Returns", "Does not show", "Example")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from cutaway.models.language import LanguageModel
+    from cutaway.tasks.behaviour import Behaviour
 
 OpenTiny = Callable[[int, bool], "LanguageModel"]
 
@@ -57,3 +59,62 @@ def open_tiny() -> OpenTiny:
 @pytest.fixture(scope="session")
 def tiny(open_tiny: OpenTiny) -> LanguageModel:
     return open_tiny(1, False)
+
+
+@cache
+def _behaviours() -> list[Behaviour]:
+    """One of each task that has a causal model, as its file makes it by default."""
+    return [module.behaviour() for module in _modules() if hasattr(module, "behaviour")]
+
+
+def _modules() -> list[ModuleType]:
+    import importlib
+
+    from cutaway import registry
+
+    return [importlib.import_module(f"cutaway.tasks.{name}") for name in registry.names("tasks")]
+
+
+@pytest.fixture(scope="session")
+def whole_words() -> LanguageModel:
+    """An untrained zoo model whose tokenizer knows the words of every task with a causal model, and nothing but whole words."""
+    import cutaway as cut
+    from cutaway.zoo.base import Transformer, TransformerConfig
+
+    open_ended = [module.behaviour() for module in _modules() if hasattr(module, "behaviour") and not hasattr(module, "WORDS")]
+    texts = [part for behaviour in open_ended for text in behaviour.texts(300) for part in text]
+    closed = [word for module in _modules() for word in getattr(module, "WORDS", ())]
+    vocab = ("<bos>", *sorted({word for text in texts for word in text.split()} | set(closed)))
+    module = Transformer(TransformerConfig(vocab, n_layers=1, n_heads=1, d_model=8, d_head=8, max_length=256))
+    model: LanguageModel = cut.open(module)
+    return model
+
+
+@pytest.fixture(scope="session")
+def spoken() -> LanguageModel:
+    """An untrained language model whose byte-level tokenizer has the words of those tasks as tokens, with their spaces; single digits."""
+    import random
+
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from tokenizers.decoders import ByteLevel
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    import cutaway as cut
+
+    tokenizer, rng, texts = Tokenizer(models.BPE()), random.Random(0), []
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = ByteLevel()
+    for behaviour in _behaviours():
+        drawn = [behaviour.model.sample(rng, behaviour.valid) for _ in range(150)]
+        texts += [behaviour.prompt(inputs).text + behaviour.answer(inputs) for inputs in drawn]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=4000, initial_alphabet=alphabet, show_progress=False))
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "max_position_embeddings": 512}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = LlamaForCausalLM(LlamaConfig(vocab_size=len(wrapped), **sizes)).eval()
+    model: LanguageModel = cut.open(module, tokenizer=wrapped)
+    return model

@@ -106,12 +106,16 @@ class LanguageModel(Model):
     def unembed(self, hidden: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest vocab"]:
         """The model's final norm and unembedding, applied to any residual state."""
         with torch.no_grad():
-            head, normed = self.part(self.family.unembed), self.part(self.family.final_norm)(hidden)
-            weight = getattr(head, "weight", normed)
-            # Mamba keeps its residual stream in float32 where its weights are not
-            logits = head(normed.to(weight.dtype) if weight.is_floating_point() else normed)
-            cap = getattr(getattr(self.module, "config", None), "final_logit_softcapping", None)
-            return torch.tanh(logits / cap) * cap if cap else logits
+            return self._head(hidden)
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        """As `unembed`, with gradients where they are kept."""
+        head, normed = self.part(self.family.unembed), self.part(self.family.final_norm)(hidden)
+        weight = getattr(head, "weight", normed)
+        # Mamba keeps its residual stream in float32 where its weights are not
+        logits: Tensor = head(normed.to(weight.dtype) if weight.is_floating_point() else normed)
+        cap = getattr(getattr(self.module, "config", None), "final_logit_softcapping", None)
+        return torch.tanh(logits / cap) * cap if cap else logits
 
     def part(self, path: str) -> nn.Module:
         """A module by its own path."""
@@ -252,9 +256,9 @@ class LanguageModel(Model):
         assert isinstance(blocks, nn.ModuleList)
         embed = self.site("embed").module
         if self.family.ssm:
-            return StateSpaceStack(blocks, embed, self.unembed)
+            return StateSpaceStack(blocks, embed, self._head)
         mlp = blocks[-1].get_submodule(self.family.mlp) if self.family.mlp and hasattr(blocks[-1], self.family.mlp) else None
-        return DecoderStack(blocks, embed, self.unembed, self.sizes, self._opening, mlp)
+        return DecoderStack(blocks, embed, self._head, self.sizes, self._opening, mlp)
 
     def _plain_ids(self, text: str) -> list[int]:
         return [int(i) for i in encode(self.tokenizer, text, add_special_tokens=False)["input_ids"]]

@@ -17,12 +17,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from types import NoneType
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from cutaway import registry
 from cutaway.errors import InputError, PromptError
 from cutaway.models.language import LanguageModel
 from cutaway.models.prompt import Prompt
+
+if TYPE_CHECKING:
+    from cutaway.tasks.behaviour import Behaviour
 
 _CHUNK = 32
 """Pairs put to the model at a time; bounds the memory that their logits take."""
@@ -45,6 +48,7 @@ class Task:
     """name and arguments say how it was made; metric is the one it is usually scored by (`cutaway.metrics`).
 
     role: the part of the prompt that tells the two sides apart, which methods corrupt or count positions from unless told otherwise.
+    behaviour: the causal model that the pairs were made by, where there is one; `tasks.behaviour.interchanges` asks it for more.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Task:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     metric: str = "logit_difference"
     role: str = "subject"
+    behaviour: Behaviour | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -113,15 +118,26 @@ def take(pairs: Iterable[Pair], lm: LanguageModel, *, n: int | None = None, know
     """
     left, kept, dropped = iter(pairs), list[Pair](), Counter[str]()
     while (n is None or len(kept) < n) and (chunk := list(islice(left, _CHUNK))):
-        for select in (_misaligned, _unknown) if known else (_misaligned,):
-            faults = list(select(chunk, lm)) if chunk else []
-            dropped.update(filter(None, faults))
-            chunk = [pair for pair, fault in zip(chunk, faults, strict=True) if not fault]
-        kept += chunk
+        differing = [pair for pair in chunk if pair.answer != pair.foil]
+        dropped["answer and foil begin with the same token"] += len(chunk) - len(differing)
+        found_out = faults(differing, lm, known=known)
+        dropped.update(filter(None, found_out))
+        kept += [pair for pair, fault in zip(differing, found_out, strict=True) if not fault]
     if not kept:
-        found = "; ".join(f"{count} dropped because {why}" for why, count in dropped.most_common()) or "no pairs to begin with"
+        counted = [f"{count} dropped because {why}" for why, count in dropped.most_common() if count]
+        found = "; ".join(counted) or "no pairs to begin with"
         raise PromptError("Pairs of prompts that can be compared.", found, "another template or relation, known=False, or a larger model")
     return tuple(kept[:n])
+
+
+def faults(pairs: Sequence[Pair], lm: LanguageModel, *, known: bool) -> list[str]:
+    """Why each pair cannot be used, empty where it can: its sides are not aligned, or (known) the model does not answer both as it says."""
+    found = list(_misaligned(pairs, lm)) if pairs else []
+    fine = [i for i, fault in enumerate(found) if not fault]
+    if known and fine:
+        for i, fault in zip(fine, _unknown([pairs[i] for i in fine], lm), strict=True):
+            found[i] = fault
+    return found
 
 
 def count_at_least(name: str, value: int, least: int) -> int:
@@ -134,11 +150,9 @@ def count_at_least(name: str, value: int, least: int) -> int:
 def _misaligned(pairs: Sequence[Pair], lm: LanguageModel) -> Iterator[str]:
     """Why each pair is not aligned; empty where it is."""
     base, other = lm.tokens([pair.base for pair in pairs]), lm.tokens([pair.counterfactual for pair in pairs])
-    for i, pair in enumerate(pairs):
+    for i in range(len(pairs)):
         if base.lengths[i] != other.lengths[i]:
             yield "base and counterfactual have different numbers of tokens"
-        elif pair.answer == pair.foil:
-            yield "answer and foil begin with the same token"
         else:
             here, there = _from_end(base.spans[i], base.ids.shape[1]), _from_end(other.spans[i], other.ids.shape[1])
             moved = [role for role in here.keys() & there.keys() if here[role] != there[role]]

@@ -3,18 +3,23 @@
 "When Mary and John went to the shop, John gave a book to" -> " Mary". The counterfactual names Mary as the giver, so that its answer
 is " John": nothing else differs. Roles: `io` and `s`, the indirect object and the subject where they are first named, in either order;
 `s_2`, the giver; `place`, `object`. In the counterfactual the roles keep the positions that they have in the base.
+
+Causal model: the giver is found among the people, which gives a `position`, and the answer is whoever stands in the other one. A position that
+is put into another prompt leads to one of that prompt's own people. Its prompts name the roles by their order, `first` and `second`.
 Wang et al. 2022, arXiv 2211.00593.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from cutaway.errors import PromptError
 from cutaway.models.language import LanguageModel
 from cutaway.models.prompt import Prompt
 from cutaway.tasks.base import Pair, Task, count_at_least, take
+from cutaway.tasks.behaviour import Behaviour
+from cutaway.tasks.causal_model import CausalModel, Settings, caused, one_of, some_of
 
 _ORDERS = ("{io} and {s}", "{s} and {io}")
 _TEMPLATES = (
@@ -35,6 +40,22 @@ _TRIES = 5
 """Pairs made for each one wanted, before it is accepted that the model knows fewer."""
 
 
+def behaviour(names: Sequence[str] = _NAMES) -> Behaviour:
+    """The behaviour on some names."""
+    model = CausalModel(
+        {
+            "template": one_of(_TEMPLATES),
+            "place": one_of(_PLACES),
+            "object": one_of(_OBJECTS),
+            "people": some_of(names, 2),
+            "giver": one_of((0, 1)),
+            "position": caused(lambda giver: giver),
+            "answer": caused(lambda people, position: people[1 - position]),
+        }
+    )
+    return Behaviour(model, _wording, ("giver",), ("template",))
+
+
 def ioi(lm: LanguageModel, *, n: int = 50, seed: int = 0, known: bool = True) -> Task:
     """At most n pairs, half of them with the indirect object named first (ABBA), half with the subject first (BABA).
 
@@ -46,7 +67,13 @@ def ioi(lm: LanguageModel, *, n: int = 50, seed: int = 0, known: bool = True) ->
     if len(names) < 2:
         raise PromptError("Names of one token.", f"{', '.join(names) or 'none'} of {len(_NAMES)}", "a tokenizer with whole names")
     pairs = take(_made(names, random.Random(seed), _TRIES * n), lm, n=n, known=known)
-    return Task("ioi", pairs, {"n": n, "seed": seed, "known": known}, role="s_2")
+    return Task("ioi", pairs, {"n": n, "seed": seed, "known": known}, role="s_2", behaviour=behaviour(names))
+
+
+def _wording(s: Settings) -> tuple[str, Mapping[str, str]]:
+    first, second = s["people"]
+    roles = {"first": first, "second": second, "s_2": s["people"][s["giver"]], "place": s["place"], "object": s["object"]}
+    return s["template"].replace("{people}", "{first} and {second}"), roles
 
 
 def _made(names: Sequence[str], rng: random.Random, count: int) -> Iterator[Pair]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast, final, runtime_checkable
@@ -78,8 +79,47 @@ class TransformerConfig:
 
 
 @final
+@dataclass(frozen=True)
+class TextPair:
+    """Two texts of one length, and the word that each is answered with."""
+
+    base: str
+    counterfactual: str
+    answer: str
+    foil: str
+
+
+@final
+@dataclass(frozen=True)
+class KnownCircuit:
+    """How a model does what it does, where it was made to do it that way.
+
+    edges: "sender -> receiver", as `circuits.edge_patching` names them, and the variables that travel along it and are used. fixed: those of
+    them that carry the same in any two texts of one length, so that swapping one text's activations for the other's cannot show them.
+    pairs(n, seed): texts on which everything else can be seen.
+    """
+
+    edges: Mapping[str, tuple[str, ...]]
+    fixed: frozenset[str]
+    pairs: Callable[[int, int], list[TextPair]]
+
+    @property
+    def shown(self) -> frozenset[str]:
+        """The edges that swapping activations between two texts of one length can show."""
+        return frozenset(self.edges) - self.fixed
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The heads and MLPs that send something that is used, in the order of their first edge."""
+        return tuple(dict.fromkeys(sender for sender in (edge.partition(" -> ")[0] for edge in self.edges) if sender != "embed"))
+
+
+@final
 class Transformer(nn.Module):
     """The decoder. Weights are drawn from a generator of their own with `seed`."""
+
+    circuit: KnownCircuit | None = None
+    """What is known of how it works; not saved with the weights."""
 
     def __init__(self, config: TransformerConfig, *, seed: int = 0) -> None:
         super().__init__()

@@ -31,6 +31,7 @@ Example:
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -47,6 +48,7 @@ from cutaway.mediators.add import add
 from cutaway.mediators.swap import swap
 from cutaway.methods.base import Example, Started, examples, same_length_noise
 from cutaway.metrics.bootstrap import bootstrap, bounds, spread
+from cutaway.models.edges import Edges
 from cutaway.models.language import LanguageModel
 from cutaway.models.tokens import Tokens
 from cutaway.progress import progress
@@ -71,10 +73,11 @@ def edge_patching(
     """
     task = find_task(task, lm)
     started = Started(lm, "circuits.edge_patching", task, seed, {"receivers": list(receivers), "metric": metric})
-    fans = _fans(lm, receivers)
+    graph = Edges(lm)
+    fans = _fans(graph, receivers)
     edges = [f"{sender} -> {receiver}" for fan in fans for sender in fan.senders for receiver in fan.receivers]
     every = examples(lm, task, metric)
-    runs, effects = [_Run(lm, example) for example in every], np.zeros((len(every), len(edges)))
+    runs, effects = [_Run(graph, example) for example in every], np.zeros((len(every), len(edges)))
     with torch.no_grad(), progress("edge patching", len(every)) as done:
         for n, run in enumerate(runs):
             found = [run.effects(fan, run.change(fan.source), lambda part: done(part / len(edges))) for fan in fans]
@@ -95,53 +98,37 @@ class _Fan:
     receivers: tuple[Address, ...]
 
 
-def _fans(lm: LanguageModel, wanted: Sequence[str]) -> list[_Fan]:
+def _fans(edges: Edges, wanted: Sequence[str]) -> list[_Fan]:
     """Edges by the layers they join, in the order of the model; only those into `wanted`, if there are any. Raises InputError."""
-    n, every = lm.sizes.n_layers, list(_every_fan(lm))
+    n, every = edges.sizes.n_layers, list(_every_fan(edges))
     if not wanted:
         return every
     asked = {Address.parse(text) for text in wanted}
     for address in asked - {receiver for fan in every for receiver in fan.receivers}:
-        works = f"layers[{n - 1}].attn.q[head=0] (or k, v), {'' if not _has_mlp(lm) else f'layers[{n - 1}].mlp.input, '}logits"
+        works = f"layers[{n - 1}].attn.q[head=0] (or k, v), {f'layers[{n - 1}].mlp.input, ' if edges.has_mlp else ''}logits"
         raise InputError(f"Patch edges into {address}.", "nothing that reads the residual stream by itself", works)
     chosen = (dataclasses.replace(fan, receivers=tuple(r for r in fan.receivers if r in asked)) for fan in every)
     return [fan for fan in chosen if fan.receivers]
 
 
-def _every_fan(lm: LanguageModel) -> Iterator[_Fan]:
-    n, sizes = lm.sizes.n_layers, lm.sizes
-    heads = [tuple(f"layers[{i}].attn.z[head={h}]" for h in range(sizes.n_heads)) for i in range(n)]
-    mlps = [(f"layers[{i}].mlp.output",) * _has_mlp(lm) for i in range(n)]
-    for layer in range(n + 1):
-        into: tuple[Address, ...] = (Address("logits"),)
-        if layer < n:
-            attending = (("q", sizes.n_heads), ("k", sizes.n_kv_heads), ("v", sizes.n_kv_heads))
-            into = tuple(Address(f"layers[{layer}].attn.{name}", head=h) for name, count in attending for h in range(count))
-            into += (Address(f"layers[{layer}].mlp.input"),) * _has_mlp(lm)
-        yield _Fan(_EMBEDDINGS, layer, ("embed",), into)
-        for source in range(layer):
-            yield _Fan(source, layer, (*heads[source], *mlps[source]), into)
-        if layer < n and _has_mlp(lm) and _mlp_follows(lm):
-            yield _Fan(layer, layer, heads[layer], into[-1:])
-
-
-def _has_mlp(lm: LanguageModel) -> bool:
-    return "layers[0].mlp.output" in lm.points()
-
-
-def _mlp_follows(lm: LanguageModel) -> bool:
-    """Whether the MLP reads what attention of the same layer wrote."""
-    return "layers[0].mid" in lm.points()
+def _every_fan(edges: Edges) -> Iterator[_Fan]:
+    for layer, group in itertools.groupby(edges.readings, key=lambda at: at.layer):
+        readings = list(group)
+        for source in range(_EMBEDDINGS, layer):
+            yield _Fan(source, layer, edges.written_in(source), tuple(r for at in readings for r in at.receivers))
+        if readings[-1].before > readings[0].before:  # an MLP after the heads of its own layer
+            yield _Fan(layer, layer, edges.written_in(layer)[: edges.sizes.n_heads], readings[-1].receivers)
 
 
 @final
 class _Run:
     """One example: what its parts wrote on either side, and the effects of edges on it."""
 
-    def __init__(self, lm: LanguageModel, example: Example) -> None:
-        self.lm, self.example, self.first = lm, example, example.first_difference
+    def __init__(self, edges: Edges, example: Example) -> None:
+        self.edges, self.lm, self.example, self.first = edges, edges.lm, example, example.first_difference
+        lm = edges.lm
         layers = range(lm.sizes.n_layers)
-        names = ["attn.z", *["mlp.output"] * _has_mlp(lm), *["mid"] * _mlp_follows(lm)]
+        names = ["attn.z", *["mlp.output"] * edges.has_mlp, *["mid"] * edges.mlp_follows]
         self._raw = (
             [f"{lm.family.layers}.{i}.{lm.family.attn}.{lm.family.projection}.output" for i in layers] if lm.family.attn_norm else []
         )
@@ -159,7 +146,7 @@ class _Run:
             norm = self.lm.part(f"{self.lm.family.layers}.{source}.{self.lm.family.attn_norm}")
             raw = self._base[self._raw[source]][0]
             heads = norm(raw + heads) - norm(raw)
-        return torch.cat([heads, self._difference(f"layers[{source}].mlp.output")[None]]) if _has_mlp(self.lm) else heads
+        return torch.cat([heads, self._difference(f"layers[{source}].mlp.output")[None]]) if self.edges.has_mlp else heads
 
     def effects(self, fan: _Fan, change: Tensor, done: Callable[[float], None] | None = None) -> np.ndarray:
         """Effects (sender, receiver) of adding changes (sender, pos, d_model) to what the receivers of a fan read."""
@@ -191,7 +178,7 @@ class _Run:
         """What the receivers' projections and MLP make of changed inputs: point -> (sender, pos, ...)."""
         points = list(dict.fromkeys(receiver.point.replace("mlp.input", "mlp.output") for receiver in fan.receivers))
         edits: list[Intervention] = [] if fan.source == fan.layer else [(f"layers[{fan.layer}].input", add(change))]
-        if _mlp_follows(self.lm):  # what attention makes of the change is another path
+        if self.edges.mlp_follows:  # what attention makes of the change is another path
             mid = f"layers[{fan.layer}].mid"
             edits.append((mid, swap(self._base[mid] + change)))
         rows, one = len(change), self.example.base
