@@ -19,7 +19,7 @@ from cutaway.zoo.base import Transformer, TransformerConfig
 Tiny = Callable[..., LanguageModel]
 BASE, OTHER = ("w1 w2 w3 w4 w5", "w5 w1 w7 w2 w1"), ("w1 w2 w7 w4 w5", "w5 w1 w7 w2 w9")
 FAMILIES = ("gpt2", "neox", "llama", "qwen3", "gemma2", "olmo2", "opt")
-MORE = ("neox_sequential", "mistral", "phi", "phi3", "gptj", "bloom", "mixtral", "gemma3")
+MORE = ("neox_sequential", "mistral", "phi", "phi3", "gptj", "bloom", "mixtral")
 
 
 def sides(lm: LanguageModel) -> tuple[Edges, Tensor, Tensor, Written]:
@@ -174,3 +174,8 @@ def test_wiring_joins_what_a_head_reads_to_what_it_writes(tiny: Tiny) -> None:
 def test_a_model_without_heads_is_refused(tiny: Tiny) -> None:
     with pytest.raises(LayoutError, match="heads"):
         Edges(tiny("mamba"))
+
+
+def test_gemma3_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(LayoutError, match="gemma3"):
+        Edges(tiny("gemma3"))

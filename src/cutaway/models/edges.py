@@ -86,6 +86,10 @@ class Edges:
         self.lm, self.family, self.sizes = lm, lm.family, lm.sizes
         if not lm.sizes.n_heads or not lm.family.attn:
             raise LayoutError(f"Edges between the parts of {lm.name}.", "blocks without attention heads", "a transformer")
+        if lm.family.name == "gemma3":  # its values are read before its queries and keys, which have an order of axes of their own
+            raise LayoutError(
+                f"Edges between the parts of {lm.name}.", "a gemma3 model, whose receivers cannot be told apart yet", "gemma2"
+            )
         points = set(lm.points())
         self.has_mlp = "layers[0].mlp.output" in points
         self.mlp_follows = "layers[0].mid" in points
