@@ -34,7 +34,11 @@ MODEL, TASK, SEED = "induction_lm", "induction:n=4,length=6", 3
 SMALL = {"role": "target", "samples": 3, "window": 1, "steps": 20}
 """Given to every method that has an option of that name: a role the task has, and few repetitions."""
 BUDGET_SECONDS = 20.0
-SECTIONS = ("Method", "Source", "Returns", "Does not show", "Example")
+SECTIONS = ("Mediator", "Search", "Measure", "Controls", "Method", "Source", "Returns", "Does not show", "Example")
+MEDIATORS = ("attention", "component", "edge", "feature", "state", "subspace")
+"""What is looked at or changed. attention: who attends to whom. component: heads, MLPs. feature: of a given basis. subspace: of a learned one."""
+SEARCHES = ("exhaustive", "gates", "gradient", "ranking", "reading", "rotation")
+"""How it is found. ranking: given by another method. reading: without an intervention. gates, rotation: trained."""
 PLAIN = (int, float, str, bool, type(None))
 """What has a JSON form, and so can be a flag, a field of a form and part of a job."""
 
@@ -138,7 +142,7 @@ def test_documentation(name: str) -> None:
     assert text.partition("\n")[0].rstrip().endswith("?"), "the first line is the question the method answers"
     found = sections(text)
     assert tuple(found) == SECTIONS
-    assert not [title for title, body in found.items() if len(body.split()) < 3]
+    assert not [title for title, body in found.items() if len(body.split()) < 2]
     assert re.search(r"\b(19|20)\d\d\b", found["Source"]), "the source has a year"
     assert ">>>" in found["Example"]
     function = registry.load("methods", name)
@@ -146,6 +150,14 @@ def test_documentation(name: str) -> None:
     _, _, *options = inspect.signature(function).parameters
     unexplained = {o for o in options if not re.search(rf"\b{o}\b", text + function.__doc__)} - {"seed"}
     assert not unexplained, "each option but the seed, which means the same everywhere, is explained"
+
+
+@each_method
+def test_declares_mediator_search_and_measure(name: str) -> None:
+    """Three choices that are made apart (Mueller et al. 2024, arXiv 2408.01416), the first two in words that all methods share."""
+    found = sections(documentation(name))
+    for title, words in (("Mediator", MEDIATORS), ("Search", SEARCHES)):
+        assert found[title].partition(";")[0].strip().rstrip(".") in words, f"{title} begins with one of {words}"
 
 
 @each_method
@@ -173,8 +185,10 @@ def test_says_where_it_came_from(name: str) -> None:
 def test_is_held_against_a_control(name: str) -> None:
     result, _ = outcome(name)
     assert result.controls
+    declared = sections(documentation(name))["Controls"]
     for control in result.controls:
         assert control.name and control.says and control.unit
+        assert control.name in declared, "controls are named in the documentation"
         for interval in (control.found, control.trivial):
             assert interval.n >= 1
             assert interval.low <= interval.value <= interval.high

@@ -94,7 +94,8 @@ class Model(ABC):
         args, kwargs = self.arguments(self.prepare(inputs), options)
         return Trace(self, partial(fn or self.module, *args, **kwargs), driven=fn is not None)
 
-    def _ran(self, rows: float) -> None:
+    def ran(self, rows: float) -> None:
+        """Count forwards that were not run by this class: one a row of the batch, parts of one where only some blocks ran."""
         with LOCK:  # threads may run one model at once
             self.forwards += rows
 

@@ -55,7 +55,7 @@ def run(
 ) -> Readings:
     """See `Model.run`."""
     arguments = model.arguments(inputs, options)
-    model._ran(batch_size(arguments))
+    model.ran(batch_size(arguments))
     places = [model.place(address, inputs) for address in read]
     values: dict[Address, Any] = {}
     made: set[Address] = set()
@@ -98,7 +98,7 @@ def gradients(
 ) -> tuple[Readings, Readings]:
     """See `Model.gradients`."""
     arguments = model.arguments(inputs, options)
-    model._ran(3 * batch_size(arguments))  # a backward costs about two forwards
+    model.ran(3 * batch_size(arguments))  # a backward costs about two forwards
     places = [model.place(address, inputs) for address in at]
     values: dict[tuple[int, str], Tensor] = {}
     raws: dict[tuple[int, str], Any] = {}

@@ -126,7 +126,7 @@ class Suffix:
         watching: list[tuple[Site, Callback]] = [
             (Site(f"block {i}", block, "", "inputs"), partial(keep, block=i)) for i, block in enumerate(stack.blocks) if i >= first
         ]
-        self._model._ran(self.n)
+        self._model.ran(self.n)
         with attached([*watching, (Site("last block", stack.blocks[-1], "", "output"), leave)]), contextlib.suppress(_Enough):
             self._model.module(*self._arguments[0], **(self._arguments[1] | extra))
         self._memory = memory if self._start else None
@@ -140,7 +140,7 @@ class Suffix:
         return replace(place, positions=positions, rows=torch.arange(len(rows)))
 
     def _count(self, rows: float) -> None:
-        self._model._ran(rows * (1 + _BACKWARD * torch.is_grad_enabled()))
+        self._model.ran(rows * (1 + _BACKWARD * torch.is_grad_enabled()))
 
 
 def _kept(value: Tensor) -> Tensor:

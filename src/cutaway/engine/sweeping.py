@@ -152,7 +152,7 @@ def _record(
 
     watching = [(Site(f"block {i}", block, "", "inputs"), entering) for i, block in enumerate(stack.blocks)]
     batch = batch_size(arguments)
-    model._ran(batch)
+    model.ran(batch)
     # a block's state is recorded after edits of the output before it and before edits of its own input, which resuming makes anew
     with attached([*watching, *editing, (Site("last block", stack.blocks[-1], "", "output"), leaving)]), contextlib.suppress(_Enough):
         model.module(*arguments[0], **(arguments[1] | extra))
@@ -198,7 +198,7 @@ def _resume(model: Model, stack: Stack, run: _Base, chunk: Sequence[Row]) -> Ten
         for block in range(max(0, chunk[0].join), len(stack.blocks)):
             join(block)
             assert hidden is not None
-            model._ran(hidden.shape[0] / len(stack.blocks) * stack.share(run.hidden[0], start))
+            model.ran(hidden.shape[0] / len(stack.blocks) * stack.share(run.hidden[0], start))
             rows = every.repeat(active).to(hidden.device)
             if block == last and not edited:
                 hidden = stack.finish(hidden, run.calls[block], run.memory, rows, start)
@@ -223,7 +223,7 @@ def _entering(run: _Base, stack: Stack, rows: Sequence[Row]) -> Tensor:
 def _packed(model: Model, inputs: tuple[Any, ...], arguments: Arguments, batch: int, edits: Sequence[Sequence[Intervention]]) -> Tensor:
     """Whole forwards, the batch repeated once per intervention, to the output at the last position."""
     changes = [(number, model.place(address, inputs), edit) for number, one in enumerate(edits) for address, edit in parsed(one)]
-    model._ran(batch * len(edits))
+    model.ran(batch * len(edits))
     args, kwargs = repeated(arguments, len(edits), batch)
     with model.acting(), attached(_changing(changes, batch)):
         return model.last(model.module(*args, **kwargs))

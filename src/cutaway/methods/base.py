@@ -18,10 +18,12 @@ from cutaway.errors import NumericError, PromptError
 from cutaway.metrics.base import Metric, Target, target
 from cutaway.metrics.bootstrap import bounds
 from cutaway.models.language import LanguageModel
-from cutaway.models.tokens import Tokens
+from cutaway.models.tokens import Tokens, joined
 from cutaway.results.base import Provenance
 from cutaway.tasks.base import Pair, Task
 
+_BATCH = 32
+"""Prompts run at a time; bounds the memory that their logits take."""
 BUCKETS = ("before {}", "first {}", "middle {}", "last {}", "first after", "further", "last")
 """Rows of a map that is averaged over prompts of different lengths, for a role (Meng et al. 2022, figure 2)."""
 
@@ -60,22 +62,34 @@ class Example:
 def examples(lm: LanguageModel, task: Task, metric: str) -> list[Example]:
     """Every pair of a task, ready to run. Raises PromptError where the sides differ in length, NumericError where the metric is not finite."""
     chosen: Metric = registry.load("metrics", metric)
-    found = []
-    for pair in task.pairs:
-        base, other = lm.tokens(pair.base), lm.tokens(pair.counterfactual)
+    sides = [(lm.tokens(pair.base), lm.tokens(pair.counterfactual)) for pair in task.pairs]
+    for pair, (base, other) in zip(task.pairs, sides, strict=True):
         if base.lengths != other.lengths:
             raise PromptError(
                 f"Compare {pair.base.text!r} with {pair.counterfactual.text!r}.",
                 f"{base.lengths[0]} and {other.lengths[0]} tokens",
                 "a counterfactual of the same number of tokens",
             )
-        logits = torch.cat([lm.next_logits(base), lm.next_logits(other)])
+    said = _next_logits(lm, [tokens for both in sides for tokens in both])
+    found = []
+    for pair, (base, other), logits in zip(task.pairs, sides, said.unflatten(0, (-1, 2)), strict=True):
         judged = target(lm, logits[:1], [pair.answer], [pair.foil])
         values = [float(chosen(row[None], judged)) for row in logits]
         if not np.isfinite(values).all():
             raise NumericError(f"The {metric} of {pair.base.text!r}.", str(values), "another metric, or a model in float32")
         found.append(Example(pair, base, other, judged, chosen, values[0], values[1]))
     return found
+
+
+def _next_logits(lm: LanguageModel, every: Sequence[Tokens]) -> Tensor:
+    """Logits after each prompt (prompt, vocab); prompts of one length are run together, so that none is padded."""
+    rows: dict[int, Tensor] = {}
+    for length in {tokens.lengths[0] for tokens in every}:
+        numbers = [n for n, tokens in enumerate(every) if tokens.lengths[0] == length]
+        for i in range(0, len(numbers), _BATCH):
+            part = numbers[i : i + _BATCH]
+            rows |= zip(part, lm.next_logits(joined([every[n] for n in part])), strict=True)
+    return torch.stack([rows[n] for n in range(len(every))])
 
 
 def labels(lm: LanguageModel, all_examples: Sequence[Example], role: str) -> tuple[tuple[str, ...], list[list[int]]]:

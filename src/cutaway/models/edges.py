@@ -284,7 +284,7 @@ class Edges:
         to `keep` if they are on. With all edges it is the model's run, with none that of `instead`.
         """
         lm, heads = self.lm, self.sizes.n_heads
-        lm._ran(len(tokens))
+        lm.ran(len(tokens))
         written: list[Tensor] = []
         with lm.trace(tokens, **self.last_only()) as run:
             for number, at in enumerate(self.readings):

@@ -2,6 +2,18 @@
 
 Edge attribution patching: a first-order estimate of edge patching from two forwards and one backward, however many edges there are.
 
+Mediator:
+    edge; what a sender writes, as one receiver reads it, all tokens together.
+
+Search:
+    gradient; one backward at the base.
+
+Measure:
+    change of the metric, first order.
+
+Controls:
+    random direction.
+
 Method:
     effect[s -> R] ~ sum over tokens of (s' - s) . dm/d(stream as R reads it), with s and s' what the sender writes on the base's and on the
     counterfactual's side, and the gradient of the metric m in the base run. The gradient arriving at a head's queries, keys or values, or at an

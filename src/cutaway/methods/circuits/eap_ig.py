@@ -2,6 +2,18 @@
 
 Edge attribution patching with integrated gradients: the gradient is averaged on the way from the counterfactual's side to the base's.
 
+Mediator:
+    edge; what a sender writes, as one receiver reads it, all tokens together.
+
+Search:
+    gradient; averaged on the way between the sides.
+
+Measure:
+    change of the metric, first order.
+
+Controls:
+    random direction.
+
 Method:
     effect[s -> R] ~ sum over tokens of (s' - s) . 1/steps sum_k dm/d(stream as R reads it) at step k = 0 ... steps - 1.
     along="inputs": at step k the model runs on embeddings e' + k/steps (e - e'); one forward and backward a step, for all edges.

@@ -3,6 +3,18 @@
 A head or MLP reads the sum of what all earlier parts wrote. For every pair of a sender and a receiver, the receiver alone is given what the sender
 wrote in the counterfactual's run; whatever else reads the sender still sees the base's.
 
+Mediator:
+    edge; what a sender writes, as one receiver reads it, all tokens together.
+
+Search:
+    exhaustive; every pair of a sender and a receiver.
+
+Measure:
+    change of the metric.
+
+Controls:
+    random direction.
+
 Method:
     With r the residual stream that a receiver reads in the base run, and s, s' what a sender writes in the base's and in the counterfactual's run,
     effect[s -> R] = m(base | R reads r + s' - s) - m(base), at all tokens at once. What comes after R follows freely. Senders: the embeddings, every

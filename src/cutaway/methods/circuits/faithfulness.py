@@ -2,6 +2,18 @@
 
 Makes circuits of more and more edges by the scores of another method, and runs the model with only these, and with only all others.
 
+Mediator:
+    edge; all but a circuit's, cut together.
+
+Search:
+    ranking; the scores of another method.
+
+Measure:
+    part of the metric's way from nothing kept to the whole model; areas CPR and CMD.
+
+Controls:
+    random circuits.
+
 Method:
     Every head, MLP and the logits read, from each earlier part, what it writes in this very run if the edge is kept, and what it writes instead
     if it is cut: f = (m(circuit) - m(nothing)) / (m(model) - m(nothing)), m the metric's mean over pairs. Completeness is f of all edges but the

@@ -3,6 +3,18 @@
 Information flow routes: edges by how near what the sender wrote is to the whole that the receiver reads. No counterfactual, no gradient, one
 forward.
 
+Mediator:
+    edge; what a sender writes, in what a receiver reads.
+
+Search:
+    reading; nothing is changed.
+
+Measure:
+    share of what a receiver reads, not of the answer.
+
+Controls:
+    random direction.
+
 Method:
     With x the residual stream as a receiver reads it and s what a sender wrote into it, proximity = max(|x|_1 - |x - s|_1, 0), and the importance
     of the edge is its proximity over the sum of those of all senders; the mean over tokens, for the logits at the last token. Receivers that read

@@ -2,6 +2,18 @@
 
 A gate on every edge is trained: the model must say the same with what is left, and every open gate costs.
 
+Mediator:
+    edge; what a sender writes, as one receiver reads it, all tokens together.
+
+Search:
+    gates; one on each edge, trained together.
+
+Measure:
+    divergence of what is left from the model; faithfulness.
+
+Controls:
+    random circuits.
+
 Method:
     Each receiver reads s' + g (s - s') of each sender, s what the sender writes in this very run, s' on the counterfactual's side, g the edge's
     gate. Minimised over the gates: KL(model || gated model) at the last token, mean over pairs, + penalty x number of gates not at 0. Adam; one

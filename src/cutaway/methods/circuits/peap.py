@@ -2,6 +2,18 @@
 
 Position-aware edge attribution patching: estimates are summed over the tokens of a place alone, and heads have edges from place to place.
 
+Mediator:
+    edge; what a sender writes, as one receiver reads it, each place of the prompt apart.
+
+Search:
+    gradient; one backward at the base.
+
+Measure:
+    change of the metric, first order.
+
+Controls:
+    random direction.
+
 Method:
     A schema names places of the prompt that all pairs have; it splits every prompt into them, and each edge into one for every place.
     Edges at one place, sender s to receiver R: sum over its tokens of (s' - s) . dm/d(stream as R reads it), as in edge attribution patching.

@@ -2,6 +2,18 @@
 
 Knocks out the k best components of a ranking, then keeps only those and knocks out all others; beside each, random components.
 
+Mediator:
+    component; heads and MLPs, their whole output, several together.
+
+Search:
+    ranking; the scores of another method.
+
+Measure:
+    the metric.
+
+Controls:
+    knocked out: random components; kept only: random components.
+
 Method:
     Knocking out replaces a component's output, at every token, by its mean over the task's prompts (both sides; the first token, which many models
     use as a resting place, has a mean of its own). m_k is the metric with the top k gone ("needed") or with all but the top k gone ("enough").

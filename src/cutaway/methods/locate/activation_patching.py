@@ -2,6 +2,18 @@
 
 The base prompt is run with one state taken from the run of the counterfactual. Where the answer follows, that state carries the difference.
 
+Mediator:
+    state; of the residual stream, and what windows of layers add to it, at one token.
+
+Search:
+    exhaustive; every layer and token.
+
+Measure:
+    part of the metric's way from the base to the counterfactual.
+
+Controls:
+    states: random direction; attention: random direction.
+
 Method:
     With m the metric and h' the counterfactual's states, effect[l,t] = (m(base | h[l,t] <- h'[l,t]) - m(base)) / (m(counterfactual) - m(base)):
     0 leaves the base's answer, 1 turns it fully into the counterfactual's. Panels two and three take what the MLP or the attention adds instead, in

@@ -2,6 +2,18 @@
 
 A first-order estimate of component patching: two forwards and one backward, however many components there are.
 
+Mediator:
+    component; heads and MLPs, their whole output.
+
+Search:
+    gradient; one backward at the base.
+
+Measure:
+    change of the metric, first order.
+
+Controls:
+    random direction.
+
 Method:
     effect[c] ~ sum over tokens and dimensions of (c' - c) . dm/dc, with c' the component's output in the counterfactual's run and the gradient of the
     metric m taken in the base run. Exact where m is linear in c.

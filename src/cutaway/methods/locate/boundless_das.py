@@ -2,6 +2,18 @@
 
 As `locate.das`, but the number of directions is learned too: all start to be interchanged in part, and a soft boundary moves until few are left.
 
+Mediator:
+    subspace; of the state at one token, its size learned.
+
+Search:
+    rotation; trained on one half of the interchanges.
+
+Measure:
+    interchange accuracy on the other half.
+
+Controls:
+    random directions; trained on shuffled answers; no interchange.
+
 Method:
     h <- h_base + R m Rᵀ (h_source - h_base), R (d_model, d_model) orthogonal, m_i = sigmoid((b - i - 1/2) / t) with a learned boundary b and t from
     d_model / 4 to 0.1. Loss: cross-entropy of the causal model's answer + price * b / d_model. In the end the first round(b) directions are kept.

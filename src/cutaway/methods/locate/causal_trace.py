@@ -3,6 +3,18 @@
 Noise on the subject's embeddings destroys the answer; then one state at a time is put back to its clean value. Where the answer comes
 back, the state carries what the noise destroyed.
 
+Mediator:
+    state; of the residual stream, and what windows of layers add to it, at one token.
+
+Search:
+    exhaustive; every layer and token.
+
+Measure:
+    indirect effect on the answer's probability.
+
+Controls:
+    states: random direction; attention: random direction.
+
 Method:
     p*(o) is the answer's probability with noise on the subject; p*(o | h[l,t] <- clean) the same with the state after block l at token t restored.
     Indirect effect IE[l,t] = p*(o | h[l,t] <- clean) - p*(o), averaged over noise samples; the samples share their noise over all restorations.

@@ -2,6 +2,18 @@
 
 Exact counterpart of attribution patching: every head and every MLP in turn takes its output, at all tokens, from the counterfactual's run.
 
+Mediator:
+    component; heads and MLPs, their whole output.
+
+Search:
+    exhaustive; one run each.
+
+Measure:
+    change of the metric.
+
+Controls:
+    random direction.
+
 Method:
     effect[c] = m(base | c <- c') - m(base), c' the component's output in the counterfactual's run. One row of a sweep for every component.
 

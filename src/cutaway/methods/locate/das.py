@@ -3,6 +3,18 @@
 Orthonormal directions are trained at each place so that the model, given another run's features along them, answers as the causal model does when the
 variable takes that run's value. How often it then does so for interchanges that were not trained on is the accuracy.
 
+Mediator:
+    subspace; of the state at one token, `rank` directions.
+
+Search:
+    rotation; trained on one half of the interchanges.
+
+Measure:
+    interchange accuracy on the other half.
+
+Controls:
+    random directions; trained on shuffled answers; no interchange.
+
 Method:
     h <- h_base + R Rᵀ (h_source - h_base) at one place, R (d_model, rank) with RᵀR = 1, trained by the cross-entropy of the causal model's answer
     (Adam, 1e-2 falling to 1e-3, batches of 32, at most `steps`; less where the loss stops falling). Half of the interchanges are trained on, the

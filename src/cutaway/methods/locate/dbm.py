@@ -3,6 +3,18 @@
 A gate on each feature of a basis is trained so that the model, given another run's features where gates are shut, answers as the causal model does
 when the variable takes that run's value. The basis itself stays as it is.
 
+Mediator:
+    feature; neurons or features of a given basis of the state at one token.
+
+Search:
+    gates; trained on one half of the interchanges.
+
+Measure:
+    interchange accuracy on the other half.
+
+Controls:
+    random features; trained on shuffled answers; no interchange.
+
 Method:
     f <- g f_base + (1 - g) f_source, g_i = sigmoid(w_i / t), t from 1 to 0.01 in `steps` steps; loss: cross-entropy of the causal model's answer +
     0.1 mean(1 - g); Adam, 1e-2 falling to 1e-3, batches of 32. What is found are the features with g_i <= 1/2 in the end. What the basis does

@@ -3,6 +3,18 @@
 The final residual stream is a sum of what every part added. With the denominator of the final norm held at its value in this run, the answer's
 logit over the foil's is the same sum, one term a part.
 
+Mediator:
+    component; what heads and MLPs write into the last state.
+
+Search:
+    reading; nothing is changed.
+
+Measure:
+    logit of the answer over the foil's.
+
+Controls:
+    random pair of words.
+
 Method:
     logit(answer) - logit(foil) = sum_c u . N(c) + u . b, with u the difference of the two unembedding rows, N the final norm with its denominator
     frozen (and, for a layer norm, its centring, which is linear), b the norm's and the unembedding's bias. A head's c is z W_O for its slice of

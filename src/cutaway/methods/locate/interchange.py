@@ -3,6 +3,18 @@
 The base is run with one state taken from another run; where the model then answers as the causal model does when the variable takes that run's value,
 the state carries the variable, and all else that it carries makes no difference.
 
+Mediator:
+    state; of the residual stream, at one token.
+
+Search:
+    exhaustive; every layer and position.
+
+Measure:
+    interchange accuracy.
+
+Controls:
+    another's source; no interchange.
+
 Method:
     For every place: h_base <- h_source in the residual stream; accuracy = part of the interchanges in which the likeliest next token is the causal
     model's answer. Nothing is trained.

@@ -2,6 +2,18 @@
 
 Every state of the residual stream is put through the final norm and the unembedding as if it were the last.
 
+Mediator:
+    state; of the residual stream, at every token.
+
+Search:
+    reading; nothing is changed.
+
+Measure:
+    probability of a token.
+
+Controls:
+    random states.
+
 Method:
     p[l,t] = softmax(unembed(norm(h[l,t]))), h[l,t] the state after block l at token t (column "in": before the first block).
 

@@ -1,5 +1,9 @@
 """Are the embeddings of a task's tokens longer than those of other words?
 
+Mediator: state; the embedding of every token.
+Search: reading; nothing is changed.
+Measure: mean Euclidean norm.
+Controls: random words.
 Method: the Euclidean norm of the vector at `embed`, averaged over the tokens of each base prompt.
 Source: a made-up question, 2026; what matters is that it is asked from outside the package it extends.
 Returns: scores, one row a prompt; the unit is that of the embeddings.
