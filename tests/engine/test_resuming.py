@@ -12,7 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 import cutaway as cut
 from cutaway.engine.model import Model
 from cutaway.engine.place import Edit
-from cutaway.engine.resuming import Suffix
 from cutaway.errors import InputError
 from cutaway.models.any_module import AnyModule
 
@@ -65,7 +64,7 @@ POINTS = [
 @pytest.mark.parametrize("rows", [None, [2, 0, 0]])
 def test_values_and_gradients_of_a_padded_batch(address: str, rows: list[int] | None) -> None:
     lm = cut.open("induction_lm")
-    suffix = Suffix(lm, TEXTS, at=[address])
+    suffix = lm.suffix(TEXTS, at=[address])
     by = torch.tensor(0.3, requires_grad=True)
     ours = suffix([(address, shift(by))], None if rows is None else torch.tensor(rows))
     hand = whole(lm, TEXTS, address, shift(by))[rows or slice(None)]
@@ -78,7 +77,7 @@ def test_values_and_gradients_of_a_padded_batch(address: str, rows: list[int] | 
 def test_several_points_at_once_and_none() -> None:
     lm = cut.open("induction_lm")
     at = ["layers[0].output[pos=-1]", "layers[1].attn.z[head=4, pos=-1]", "layers[1].output[pos=-1]"]
-    suffix, by = Suffix(lm, TEXTS, at=at), torch.tensor(0.2)
+    suffix, by = lm.suffix(TEXTS, at=at), torch.tensor(0.2)
     with torch.no_grad():
         torch.testing.assert_close(suffix(), lm.next_logits(TEXTS), rtol=0, atol=1e-4)
         ours = suffix([(address, shift(by)) for address in at])
@@ -89,13 +88,13 @@ def test_several_points_at_once_and_none() -> None:
 @pytest.mark.parametrize("address", ["[0].output", "[2].0.output[unit=1]", "[2].input", "output"])
 def test_a_sequence_without_tokens(chain: AnyModule, x: Tensor, address: str) -> None:
     by = torch.tensor(0.3, requires_grad=True)
-    ours, hand = Suffix(chain, x, at=[address])([(address, shift(by))]), whole(chain, x, address, shift(by))
+    ours, hand = chain.suffix(x, at=[address])([(address, shift(by))]), whole(chain, x, address, shift(by))
     torch.testing.assert_close(ours, hand)
     torch.testing.assert_close(torch.autograd.grad(ours.sum(), by)[0], torch.autograd.grad(hand.sum(), by)[0])
 
 
 def test_a_module_that_is_no_stack_runs_whole(model: AnyModule, x: Tensor) -> None:
-    ours = Suffix(model, x, at=["stages[1].inner.output"])([("stages[1].inner.output", shift(torch.tensor(0.3)))], torch.tensor([1, 1]))
+    ours = model.suffix(x, at=["stages[1].inner.output"])([("stages[1].inner.output", shift(torch.tensor(0.3)))], torch.tensor([1, 1]))
     torch.testing.assert_close(ours, whole(model, x, "stages[1].inner.output", shift(torch.tensor(0.3)))[[1, 1]])
 
 
@@ -104,14 +103,14 @@ def test_a_model_with_edits_of_its_own_keeps_them() -> None:
     with lm.edit("cat river cat") as edited:
         lm.layers[1].attn.z[:, :, 4] *= 0
     text, at = "cat river dog cat", "layers[0].output[pos=-1]"
-    ours = Suffix(edited, text, at=[at])([(at, shift(torch.tensor(0.2)))])
+    ours = edited.suffix(text, at=[at])([(at, shift(torch.tensor(0.2)))])
     torch.testing.assert_close(ours, edited.run(text, edits=[(at, shift(torch.tensor(0.2)))]).output[:, -1], rtol=0, atol=1e-4)
 
 
 def test_it_costs_what_lies_after_the_edit(counted: Callable[[Callable[[], object]], int]) -> None:
     lm = cut.open("induction_lm")
     text, at = " ".join(["cat river dog hill"] * 8), "layers[0].output[pos=-1]"
-    suffix = Suffix(lm, text, at=[at])
+    suffix = lm.suffix(text, at=[at])
     with torch.no_grad():
         last, once = counted(lambda: suffix([(at, shift(torch.tensor(0.2)))])), counted(lambda: lm.run(text))
     assert last < 0.04 * once, "one layer of two, one token of 32"
@@ -119,7 +118,7 @@ def test_it_costs_what_lies_after_the_edit(counted: Callable[[Callable[[], objec
 
 def test_other_addresses_are_refused() -> None:
     lm = cut.open("induction_lm")
-    suffix = Suffix(lm, TEXTS, at=["layers[0].output"])
+    suffix = lm.suffix(TEXTS, at=["layers[0].output"])
     with pytest.raises(InputError, match=r"layers\[0\]\.output"):
         suffix([("layers[1].output", shift(torch.tensor(0.2)))])
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from cutaway.engine.place import Edit
-from cutaway.engine.resuming import Suffix
 from cutaway.models.language import LanguageModel
 
 TEXTS = ["w3 w4 w5 w6 w7 w8", "w9 w1 w2 w12", "w30 w3 w30 w3 w11"]
@@ -16,7 +15,7 @@ TEXTS = ["w3 w4 w5 w6 w7 w8", "w9 w1 w2 w12", "w30 w3 w30 w3 w11"]
 
 def test_as_whole_runs(kind: str, tiny: Callable[..., LanguageModel]) -> None:
     lm, address = tiny(kind), "layers[0].output[pos=-2]"
-    suffix, rows = Suffix(lm, TEXTS, at=[address]), torch.tensor([2, 0])
+    suffix, rows = lm.suffix(TEXTS, at=[address]), torch.tensor([2, 0])
 
     along = torch.randn(lm.sizes.d_model, generator=torch.Generator().manual_seed(0))
 

@@ -28,6 +28,7 @@ from cutaway.engine.node import Limits
 from cutaway.engine.place import Intervention, Place
 from cutaway.engine.recording import Recorder
 from cutaway.engine.replaying import Replayed
+from cutaway.engine.resuming import Suffix
 from cutaway.engine.site import EVENTS, LOCK, Site
 from cutaway.engine.stack import Stack
 from cutaway.engine.streaming import Driver, Stream, StreamRecorder, Transport
@@ -279,6 +280,10 @@ class Model(ABC):
         Returns (interventions, rows, ...), in the order given. See `sweeping` for what is shared.
         """
         return sweeping.sweep(self, self.prepare(inputs), edits, metric, base, budget=budget, progress=progress, options=options)
+
+    def suffix(self, *inputs: Any, at: Sequence[Address | str], **options: Any) -> Suffix:
+        """The rest of a run after some addresses, to be gone through any number of times with edits at them, with gradients. See `resuming`."""
+        return Suffix(self, *inputs, at=at, **options)
 
     # Names
 

@@ -1,6 +1,6 @@
 """Go on from the middle of a run, any number of times, with gradients: what training at a point of a model costs no more than it must.
 
-    suffix = Suffix(lm, texts, at=["layers[12].output[pos=-1]"])
+    suffix = lm.suffix(texts, at=["layers[12].output[pos=-1]"])
     logits = suffix([("layers[12].output[pos=-1]", edit)], rows)    # of these rows of the batch; differentiable in what `edit` holds
 
 Where the model is a `Stack` the run is recorded once, up to its blocks' end; a call runs the blocks after the first edit, and, where tokens only look
@@ -13,18 +13,20 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
 
 from cutaway.address import Address
-from cutaway.engine.model import Model
 from cutaway.engine.place import Edit, Intervention, Place, parsed
 from cutaway.engine.plan import BEFORE, Row, planned, refuse_mixed_rows
 from cutaway.engine.site import ARGUMENT, FIRST, Callback, Site, attached
 from cutaway.engine.stack import Stack, batch_size, repeated, rows_of
 from cutaway.errors import InputError
+
+if TYPE_CHECKING:
+    from cutaway.engine.model import Model
 
 _BACKWARD = 2
 """What a backward costs, in forwards."""
