@@ -3,6 +3,7 @@ from __future__ import annotations
 from itertools import product
 
 from cutaway.models.language import LanguageModel
+from cutaway.models.prompt import Prompt
 from cutaway.tasks.behaviour import interchanges
 from cutaway.tasks.belief_tracking import behaviour, belief_tracking
 
@@ -34,6 +35,17 @@ def test_a_pointer_leads_to_a_third_answer(spoken: LanguageModel) -> None:
     assert model.interchange(base, {"pointer": source})["answer"] == "milk"
     examples = interchanges(belief_tracking(spoken, n=2, known=False), spoken, "pointer", n=40, known=False)
     assert sum(example.answer not in example.own for example in examples) >= 8
+
+
+def test_sources_may_share_the_cast(spoken: LanguageModel) -> None:
+    for one_cast in (True, False):
+        task = belief_tracking(spoken, one_cast=one_cast, n=2, known=False)
+        every = interchanges(task, spoken, "address", n=20, known=False)
+        assert all(names(one.base) == names(one.source) for one in every) == one_cast
+
+
+def names(prompt: Prompt) -> list[str]:
+    return [prompt.text[slice(*prompt.spans[role])] for role in ("name_1", "name_2", "vessel_1", "vessel_2")]
 
 
 def test_only_what_is_known_is_asked(spoken: LanguageModel) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,6 +26,14 @@ def test_texts_are_padded_on_the_right_and_answers_marked() -> None:
     ids, answers = encoded([(list("abc"), [1, 2]), (["d"], [0])], VOCAB)
     assert ids.tolist() == [[0, 1, 2, 3], [0, 4, 0, 0]]
     assert answers.tolist() == [[False, False, True, True], [False, True, False, False]]
+
+
+def test_what_else_is_minimised_is() -> None:
+    def size(recipe: Recipe) -> float:
+        return follow(recipe, seed=1, steps=5).unembed.weight.norm().item()
+
+    small = replace(RECIPE, further=lambda model, rng: 100 * model.unembed.weight.square().sum())
+    assert size(small) < size(RECIPE)
 
 
 def test_it_learns_and_can_be_trained_further() -> None:

@@ -2,10 +2,12 @@
 
 "Anna fills the cup with tea. Ben fills the jar with milk. Anna can see Ben. Ben cannot see Anna. What does Ben think is in the cup?
 Answer:" -> " unknown"; of Anna and the jar, " milk". Causal model: `character` and `vessel` say by their order in the story who and what is
-asked about; they know it if they filled it themselves or can see who did (`knows`). Then `pointer` is the vessel's place in the story,
-otherwise None, and the answer is what stands there, or "unknown". A pointer that is put into another story leads to that story's own word: a
-third answer, neither the base's nor the source's. The counterfactual asks about the other vessel. Roles: `name_1`, `vessel_1`, `state_1`, ...;
-`sight_1` and `sight_2`, whether that person sees the other; `asked_name`, `asked_vessel`.
+asked about, together the `address`; they know it if they filled it themselves or can see who did (`knows`). Then `pointer` is the vessel's place
+in the story, otherwise None, and the answer is what stands there, or "unknown". A pointer that is put into another story leads to that story's own
+word: a third answer, neither the base's nor the source's. A model may point by place, as the causal model does, or by the names of person and
+vessel, which mean nothing in a story of others; with `one_cast` the source of an interchange is a story of the same people and vessels in the same
+order, in which the two cannot be told apart. The counterfactual asks about the other vessel. Roles: `name_1`, `vessel_1`, `state_1`, ...; `sight_1`
+and `sight_2`, whether that person sees the other; `asked_name`, `asked_vessel`.
 The stories and variables follow Prakash et al. 2025 (CausalToM), arXiv 2505.14685.
 """
 
@@ -43,8 +45,11 @@ class Cast:
     states: Sequence[str] = _STATES
 
 
-def behaviour(cast: Cast | None = None, *, unknown: bool = True) -> Behaviour:
-    """The behaviour with a cast. unknown=False: only questions whose answer the person asked about knows."""
+def behaviour(cast: Cast | None = None, *, unknown: bool = True, one_cast: bool = False) -> Behaviour:
+    """The behaviour with a cast. unknown=False: only questions whose answer the person asked about knows.
+
+    one_cast: the source of an interchange has the base's people and vessels.
+    """
     cast = cast or Cast()
     model = CausalModel(
         {
@@ -56,24 +61,30 @@ def behaviour(cast: Cast | None = None, *, unknown: bool = True) -> Behaviour:
             "asked_vessel": one_of((0, 1)),
             "character": caused(lambda asked_name: asked_name),
             "vessel": caused(lambda asked_vessel: asked_vessel),
-            "knows": caused(lambda character, vessel, sight: character == vessel or sight[character]),
-            "pointer": caused(lambda vessel, knows: vessel if knows else None),
+            "address": caused(lambda character, vessel: (character, vessel)),
+            "knows": caused(lambda address, sight: address[0] == address[1] or sight[address[0]]),
+            "pointer": caused(lambda address, knows: address[1] if knows else None),
             "answer": caused(lambda states, pointer: _UNKNOWN if pointer is None else states[pointer]),
         }
     )
-    return Behaviour(model, _wording, ("asked_vessel",), valid=None if unknown else lambda s: s["answer"] != _UNKNOWN)
+    shared = ("names", "vessels") if one_cast else ()
+    return Behaviour(model, _wording, ("asked_vessel",), shared, valid=None if unknown else lambda s: s["answer"] != _UNKNOWN)
 
 
-def belief_tracking(lm: LanguageModel, *, unknown: bool = True, n: int = 50, seed: int = 0, known: bool = True) -> Task:
+def belief_tracking(
+    lm: LanguageModel, *, unknown: bool = True, one_cast: bool = False, n: int = 50, seed: int = 0, known: bool = True
+) -> Task:
     """At most n pairs of questions about one story; only names, vessels and contents of one token are used.
 
-    unknown: also ask what a person cannot know. known: keep only pairs that the model gets right (likeliest next token), on both sides.
+    unknown: also ask what a person cannot know. one_cast: sources of interchanges have the base's people and vessels. known: keep only pairs that
+    the model gets right (likeliest next token), on both sides.
     Raises PromptError if no pair is left.
     """
     names = one_token(one_token(_NAMES, lm), lm, before="")
     cast = Cast(names, one_token(_VESSELS, lm), one_token(_STATES, lm))
-    arguments = {"unknown": unknown, "n": n, "seed": seed, "known": known}
-    return causal_task("belief_tracking", behaviour(cast, unknown=unknown), lm, role="asked_vessel", arguments=arguments)
+    arguments = {"unknown": unknown, "one_cast": one_cast, "n": n, "seed": seed, "known": known}
+    made = behaviour(cast, unknown=unknown, one_cast=one_cast)
+    return causal_task("belief_tracking", made, lm, role="asked_vessel", arguments=arguments)
 
 
 def _wording(s: Settings) -> tuple[str, Mapping[str, str]]:

@@ -43,6 +43,7 @@ class Recipe:
 
     matrices: learning rate of Muon, for the matrices of the layers; AdamW for all, where it is 0.
     back: how many places back each head of the first layer looks before it is trained; the model needs rotary positions and biases.
+    further: what else is minimised at every step, such as what interchanges should lead to.
     """
 
     config: TransformerConfig
@@ -52,6 +53,7 @@ class Recipe:
     learning_rate: float = 2e-3
     back: tuple[int, ...] = ()
     matrices: float = 0.0
+    further: Callable[[Transformer, random.Random], Tensor] | None = None
 
 
 class Train(Protocol):
@@ -85,7 +87,8 @@ def follow(
         losses = F.cross_entropy(model(ids)[:, :-1].transpose(1, 2), targets.masked_fill(targets == 0, _NOWHERE), reduction="none")
         asked, other = answers[:, 1:], (targets > 0) & ~answers[:, 1:]
         loss = losses[asked].mean()
-        (loss + ELSEWHERE * losses[other].mean()).backward()
+        further = recipe.further(model, rng) if recipe.further else 0.0
+        (loss + ELSEWHERE * losses[other].mean() + further).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()

@@ -192,7 +192,7 @@ def places(lm: LanguageModel, positions: Sequence[str], layers: Sequence[int]) -
     n = lm.sizes.n_layers
     if not positions or not all(0 <= layer < n for layer in layers):
         raise InputError(f"positions={tuple(positions)}, layers={tuple(layers)}.", works=f"one position or more, layers from 0 to {n - 1}")
-    return [[Address(f"layers[{layer}].output", pos=_position(pos)) for layer in layers or range(n)] for pos in positions]
+    return [[Address(f"layers[{layer}].output", pos=position(pos)) for layer in layers or range(n)] for pos in positions]
 
 
 def shuffled(n: int, generator: torch.Generator) -> Tensor:
@@ -203,7 +203,8 @@ def shuffled(n: int, generator: torch.Generator) -> Tensor:
     return out
 
 
-def _position(text: str) -> int | str:
+def position(text: str) -> int | str:
+    """A position as an option says it: a role, a whole number, `last`."""
     return int(text) if text.lstrip("-").isdigit() else text
 
 
