@@ -264,7 +264,7 @@ class DiffusionModel(Model):
     def _drive(self, latent: Tensor, indices: Iterable[int], run: Sampling) -> Tensor:
         for index in indices:
             latent = self.module(latent, index, run)
-            self._ran(latent.shape[0] * len(run.guidance.branches))
+            self.ran(latent.shape[0] * len(run.guidance.branches))
         return latent
 
     def _keeping(self, values: dict[Address, list[Any]]) -> list[tuple[Site, Callback]]:

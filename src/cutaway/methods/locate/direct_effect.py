@@ -42,10 +42,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from einops import einsum
 from torch import Tensor
 
 from cutaway.methods.base import Example, Started, components, examples
+from cutaway.methods.locate._written import written
 from cutaway.metrics.bootstrap import bootstrap, bounds, spread
 from cutaway.models.freeze import frozen
 from cutaway.models.language import LanguageModel
@@ -100,13 +100,13 @@ def direct_effect(lm: LanguageModel, task: Task | str, *, seed: int = 0) -> Scor
 
 def _effects(lm: LanguageModel, example: Example, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Direct effects of all parts and the other terms (part,), and of the parts along random directions (part, draw)."""
-    written, others = _written(lm, example)
+    wrote, others = _written(lm, example)
     final = f"layers[{lm.sizes.n_layers - 1}].output[pos=-1]"
     at = lm.run(example.base, read=[final])[final][0]
     linear, constant = frozen(lm.part(lm.family.final_norm), lm.family.norm, at)
     words, bias = lm.word_directions(torch.cat([example.target.answer, example.target.foil]))
     direction = words[0] - words[1]
-    parts = linear(written)
+    parts = linear(wrote)
     rest = torch.stack([*(linear(other) @ direction for other in others), constant @ direction + bias[0] - bias[1]])
     drawn = torch.randn(_DRAWS, len(direction), generator=generator).to(direction)
     drawn *= direction.norm() / drawn.norm(dim=-1, keepdim=True)
@@ -117,19 +117,13 @@ def _written(lm: LanguageModel, example: Example) -> tuple[Tensor, list[Tensor]]
     """What each component wrote to the residual stream at the last token (part, d_model); the embeddings; the projection biases."""
     layers = range(lm.sizes.n_layers)
     has_mlp = lm.find("layers[0].mlp.output") is not None
-    points = [f"layers[{i}].{p}[pos=-1]" for i in layers for p in ("attn.z", "attn.output", *(["mlp.output"] if has_mlp else []))]
+    points = [f"layers[{i}].{p}[pos=-1]" for i in layers for p in ("attn.output", *(["mlp.output"] if has_mlp else []))]
     seen = lm.run(example.base, read=["layers[0].input[pos=-1]", *points])
-    written, biases = [], torch.zeros_like(seen["layers[0].input[pos=-1]"][0])
-    for i in layers:
-        heads = einsum(seen[f"layers[{i}].attn.z[pos=-1]"][0], lm.head_writes(i), "head d_head, head d_head d_model -> head d_model")
+    parts, biases = list[Tensor](), torch.zeros_like(seen["layers[0].input[pos=-1]"][0])
+    for i, (heads,) in enumerate(written(lm, example.base)):
         total = seen[f"layers[{i}].attn.output[pos=-1]"][0]
-        if lm.family.attn_norm:  # what attention adds is the norm of its projection, so heads are taken through that norm too
-            path = f"{lm.family.layers}.{i}.{lm.family.attn}.{lm.family.projection}.output"
-            raw = lm.run(example.base, read=[f"{path}[pos=-1]"])[f"{path}[pos=-1]"][0]
-            linear, _ = frozen(lm.part(f"{lm.family.layers}.{i}.{lm.family.attn_norm}"), lm.family.norm, raw)
-            heads = linear(heads)
-        written.append(heads)
+        parts.append(heads)
         biases = biases + total - heads.sum(0)
         if has_mlp:
-            written.append(seen[f"layers[{i}].mlp.output[pos=-1]"])
-    return torch.cat(written), [seen["layers[0].input[pos=-1]"][0], biases]
+            parts.append(seen[f"layers[{i}].mlp.output[pos=-1]"])
+    return torch.cat(parts), [seen["layers[0].input[pos=-1]"][0], biases]
