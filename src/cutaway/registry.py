@@ -11,20 +11,24 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.metadata
-from collections.abc import Iterator
+import inspect
+import re
+import typing
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
-from cutaway.errors import UnknownNameError
+from cutaway.errors import InputError, UnknownNameError
 
-KINDS = ("methods", "tasks", "metrics", "mediators", "results", "views", "zoo", "models.families", "studies", "cli")
+KINDS = ("benchmarks", "methods", "tasks", "metrics", "mediators", "results", "views", "zoo", "models.families", "studies", "cli")
 """The folders whose files are things."""
 
 ALIASES: dict[tuple[str, str], str] = {}
 """(kind, old name) -> new name, kept when a file is renamed."""
 
-_INFRASTRUCTURE = frozenset({"base", "bootstrap", "behaviour", "causal_model", "compiler", "recipe"})
+_INFRASTRUCTURE = frozenset({"base", "entries", "bootstrap", "behaviour", "causal_model", "compiler", "recipe"})
 """Files that what is found stands on, in the folder beside it."""
 _ROOT = Path(__file__).parent
 
@@ -50,15 +54,40 @@ def load(kind: str, name: str) -> Any:
     return getattr(module, name.rpartition(".")[2])
 
 
+def called(kind: str, spec: str, offered: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    """What a text such as `facts:relation=capital,n=20` names: the thing, and values for its keyword-only options.
+
+    offered: values that are taken for options which the thing has and the text does not name. Raises UnknownNameError for an unknown thing,
+    InputError for an option that it does not have or a value that cannot be read.
+    """
+    name, _, listed = spec.partition(":")
+    thing = load(kind, name.strip())
+    types = typing.get_type_hints(thing)
+    options = [p.name for p in inspect.signature(thing).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    arguments = {option: value for option, value in (offered or {}).items() if option in options}
+    for item in filter(str.strip, listed.split(",")):
+        option, _, value = (part.strip() for part in item.partition("="))
+        asked = f"{item.strip()!r} in {spec!r}."
+        if option not in options or not value:
+            raise InputError(asked, works=", ".join(f"{o}=..." for o in options))
+        try:
+            arguments[option] = _read(value, types[option])
+        except ValueError as error:
+            raise InputError(asked, works=f"{option}= followed by {_expected(types[option])}") from error
+    return thing, arguments
+
+
 @cache
 def summary(kind: str, name: str) -> str:
     """First line of the thing's module docstring, read without importing it; empty where no file is found."""
-    path = _path(kind, name)
-    entry = _entry_points(kind).get(name)
-    if not path.exists() and entry and entry.dist:
-        path = Path(str(entry.dist.locate_file(entry.module.replace(".", "/") + ".py")))
-    text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) if path.exists() else None
-    return (text or "").partition("\n")[0]
+    return _documentation(kind, name).partition("\n")[0]
+
+
+@cache
+def declared(kind: str, name: str, section: str) -> str:
+    """What follows `section:` in the thing's module docstring, on one line, read without importing it; empty where there is none."""
+    found = re.search(rf"^{section}:(.*?)(?=^\S|\Z)", _documentation(kind, name), flags=re.MULTILINE | re.DOTALL)
+    return " ".join(found[1].split()) if found else ""
 
 
 class Namespace:
@@ -84,9 +113,43 @@ class Namespace:
 
 
 @cache
-def families() -> tuple[str, ...]:
-    """The families of methods, which are names of the front door."""
-    return tuple(sorted({name.partition(".")[0] for name in names("methods")}))
+def families(kind: str = "methods") -> tuple[str, ...]:
+    """The families of methods, or of another kind that is kept in folders; they are names of the front door."""
+    return tuple(sorted({name.partition(".")[0] for name in names(kind)}))
+
+
+def _documentation(kind: str, name: str) -> str:
+    path = _path(kind, name)
+    entry = _entry_points(kind).get(name)
+    if not path.exists() and entry and entry.dist:
+        path = Path(str(entry.dist.locate_file(entry.module.replace(".", "/") + ".py")))
+    return (ast.get_docstring(ast.parse(path.read_text("utf-8"))) if path.exists() else None) or ""
+
+
+def _read(text: str, annotation: Any) -> Any:
+    """A text as a value of the annotated type: str, int, float, bool, or one of these or None. Raises ValueError."""
+    if text.lower() == "none" and NoneType in typing.get_args(annotation):
+        return None
+    if typing.get_origin(annotation) is typing.Literal:
+        if text not in typing.get_args(annotation):
+            raise ValueError(text)
+        return text
+    if typing.get_origin(annotation) is tuple:
+        return tuple(_read(item, typing.get_args(annotation)[0]) for item in text.split("+"))
+    kind = next((a for a in typing.get_args(annotation) if a is not NoneType), annotation)
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(text)
+        return text.lower() == "true"
+    return kind(text)
+
+
+def _expected(annotation: Any) -> str:
+    if typing.get_origin(annotation) is typing.Literal:
+        return " or ".join(map(str, typing.get_args(annotation)))
+    if typing.get_origin(annotation) is tuple:
+        return f"{_expected(typing.get_args(annotation)[0])}, or several joined by +"
+    return {bool: "true or false", int: "a whole number", float: "a number"}.get(annotation, "a value")
 
 
 def _path(kind: str, name: str) -> Path:

@@ -12,9 +12,9 @@ Tensors over senders or receivers are (batch, sender or receiver, pos, d_model).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, final
 
 import numpy as np
@@ -23,6 +23,8 @@ from einops import einsum, rearrange
 from torch import Tensor, nn
 
 from cutaway.address import Address
+from cutaway.engine.place import Intervention
+from cutaway.engine.site import View
 from cutaway.errors import LayoutError
 from cutaway.models import adapted
 from cutaway.models.language import LanguageModel
@@ -76,6 +78,30 @@ class Written:
 
 
 @final
+@dataclass(frozen=True)
+class _Way:
+    """From a normed stream to queries, keys or values: a projection, its weight (d_model, head, d_head), and the norm after it, if there is one."""
+
+    module: nn.Module
+    weight: Tensor
+    view: View
+    norm: nn.Module | None = None
+
+    def passed(self, projected: Tensor) -> Tensor:
+        """Projected heads (batch, pos, head, d_head) after their norm."""
+        assert self.norm is not None
+        # the view says in what order of axes the norm takes them
+        found: Tensor = self.view.read(self.norm.forward(self.view.write(projected, projected)))
+        return found
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the norm is over all heads together."""
+        together = self.weight.flatten(1)[None]
+        return bool(self.view.read(together).ndim > together.ndim)
+
+
+@final
 class Edges:
     """Senders, receivers and edges of a model; what parts write; what receivers make of a stream; the model with only some edges.
 
@@ -86,10 +112,6 @@ class Edges:
         self.lm, self.family, self.sizes = lm, lm.family, lm.sizes
         if not lm.sizes.n_heads or not lm.family.attn:
             raise LayoutError(f"Edges between the parts of {lm.name}.", "blocks without attention heads", "a transformer")
-        if lm.family.name == "gemma3":  # its values are read before its queries and keys, which have an order of axes of their own
-            raise LayoutError(
-                f"Edges between the parts of {lm.name}.", "a gemma3 model, whose receivers cannot be told apart yet", "gemma2"
-            )
         points = set(lm.points())
         self.has_mlp = "layers[0].mlp.output" in points
         self.mlp_follows = "layers[0].mid" in points
@@ -192,13 +214,9 @@ class Edges:
     def _norms(self) -> dict[bool, str]:
         """Whether of the MLP -> path in a block of the norm before it; empty for none. Found by what equals what, in a run on three tokens."""
         block = f"{self.family.layers}.0"
-        ids = torch.arange(3)[None]
-        tokens = Tokens(ids, torch.ones_like(ids), (3,), ({},))
         children = [name for name, _ in self.lm.part(block).named_children()]
         reads = [at for at in self.readings if at.layer == 0]
-        seen = self.lm.run(
-            tokens, read=[*(f"{block}.{name}.output" for name in children), *(p for at in reads for p in (at.point, at.normed))]
-        )
+        seen = self._three_tokens([*(f"{block}.{name}.output" for name in children), *(p for at in reads for p in (at.point, at.normed))])
         found = {}
         for at in reads:
             target = seen[at.normed]
@@ -214,6 +232,22 @@ class Edges:
             found["mlp" in at.normed] = same[0]
         return found
 
+    @cached_property
+    def _arrivals(self) -> tuple[str, ...]:
+        """Queries, keys and values in the order in which a block comes to them."""
+        found: list[str] = []
+
+        def come(value: Tensor, name: str) -> Tensor:
+            found.append(name)
+            return value
+
+        self._three_tokens(["layers[0].attn.output"], [(f"layers[0].attn.{name}", partial(come, name=name)) for name in "qkv"])
+        return tuple(found)
+
+    def _three_tokens(self, read: list[str], edits: Sequence[Intervention] = ()) -> Mapping[Address | str, Any]:
+        ids = torch.arange(3)[None]
+        return self.lm.run(Tokens(ids, torch.ones_like(ids), (3,), ({},)), read=read, edits=edits)
+
     def norm(self, at: Reading) -> Callable[[Tensor], Tensor]:
         """What the stream passes before receivers project it; the last reading is given to the model as it is."""
         path = "" if at.layer == self.sizes.n_layers else self._norms["mlp" in at.normed]
@@ -223,57 +257,79 @@ class Edges:
     def project(self, at: Reading, point: str, normed: Tensor) -> Tensor:
         """What heads' queries, keys or values are made of normed streams, one for each: (batch, head, pos, d_model) -> (batch, head, pos,
         d_head)."""
-        where = self.family.points[point.replace(f"[{at.layer}]", "[i]", 1)]
-        module, view = self.lm.part(where.path.format(i=at.layer)), where.view(self.sizes)
-        before = self._projection(where.path.format(i=at.layer))
-        if before is None:
-            weight = view.read(adapted.matrix(module, self.sizes.d_model))
-            made: Tensor = einsum(normed, weight.to(normed.dtype), "b h t d, d h e -> b h t e")
-            bias = getattr(module, "bias", None)
-            return made if bias is None else made + rearrange(view.read(bias.detach()[None]), "1 h e -> h 1 e")
-        heads = [self._whole(module, before, view, normed[:, h])[:, :, h] for h in range(normed.shape[1])]
+        way = self._way(at.layer, point)
+        if way.norm is None:
+            made: Tensor = einsum(normed, way.weight.to(normed.dtype), "b h t d, d h e -> b h t e")
+            bias = getattr(way.module, "bias", None)
+            return made if bias is None else made + rearrange(way.view.read(bias.detach()[None]), "1 h e -> h 1 e")
+        heads = [
+            way.passed(way.module.forward(normed[:, h]).unflatten(-1, (-1, self.sizes.d_head)))[:, :, h] for h in range(normed.shape[1])
+        ]
         return torch.stack(heads, 1)
 
-    def _whole(self, module: nn.Module, before: nn.Module, view: Any, normed: Tensor) -> Tensor:
-        out = before.forward(normed)
-        made = module.forward(out if view.read(out).ndim == 4 else out.unflatten(-1, (-1, self.sizes.d_head)))
-        found: Tensor = view.read(made)
-        return found
+    def _carried_back(self, at: Reading, point: str, normed: Tensor, arriving: Tensor) -> Tensor:
+        """Gradients at normed streams, one for each head (head, batch, pos, d_model), from those that arrive (batch, pos, head, d_head)."""
+        way = self._way(at.layer, point)
+        weight = way.weight.to(arriving.dtype)
+        if way.norm is None:
+            return einsum(arriving, weight, "b t h e, d h e -> h b t d")
+        with torch.enable_grad():
+            before = way.module.forward(normed.detach()).unflatten(-1, (-1, self.sizes.d_head)).requires_grad_()
+            made = way.passed(before)
+        if not way.mixes:
+            return einsum(torch.autograd.grad(made, before, arriving)[0], weight, "b t h e, d h e -> h b t d")
+        alone = torch.eye(arriving.shape[2]).to(arriving)[:, None, None, :, None] * arriving
+        return einsum(torch.autograd.grad(made, before, alone, is_grads_batched=True)[0], weight, "r b t h e, d h e -> r b t d")
 
-    def _projection(self, path: str) -> nn.Module | None:
-        """The projection before a norm of queries or keys; None where the point is a projection's output."""
-        parent, _, name = path.rpartition(".")
-        return self.lm.part(f"{parent}.{name.replace('_norm', '_proj')}") if name.endswith("_norm") else None
+    def _way(self, layer: int, point: str) -> _Way:
+        where = self.family.points[point.replace(f"[{layer}]", "[i]", 1)]
+        path, view = where.path.format(i=layer), where.view(self.sizes)
+        if not path.endswith("_norm"):
+            module = self.lm.part(path)
+            return _Way(module, view.read(adapted.matrix(module, self.sizes.d_model)), view)
+        module = self.lm.part(path.replace("_norm", "_proj"))
+        return _Way(module, adapted.matrix(module, self.sizes.d_model).unflatten(-1, (-1, self.sizes.d_head)), view, self.lm.part(path))
 
     def points(self, at: Reading) -> dict[str, slice]:
-        """Where in the model what receivers read arrives -> which of the reading's receivers: queries, keys and values; an MLP's input; the
-        stream."""
+        """Where in the model what receivers read arrives -> which of the reading's receivers: queries, keys and values, in the order in which
+        the model comes to them; an MLP's input; the stream."""
         if at.layer == self.sizes.n_layers:
             return {at.point: slice(0, 1)}
         names = [r.point for r in at.receivers]
-        return {name: slice(names.index(name), names.index(name) + names.count(name)) for name in dict.fromkeys(names)}
+        order = names[:1] if at.receivers[0].head is None else [f"layers[{at.layer}].attn.{name}" for name in self._arrivals]
+        return {name: slice(names.index(name), names.index(name) + names.count(name)) for name in order}
 
     def made(self, at: Reading, streams: Tensor) -> dict[str, Tensor]:
         """What arrives at each of `points`, from one stream a receiver (batch, receiver, pos, d_model): (batch, receiver, pos, ...)."""
         normed = self.norm(at)(streams)
         return {p: self.project(at, p, normed[:, part]) if ".attn." in p else normed[:, part] for p, part in self.points(at).items()}
 
-    def slopes(self, at: Reading, stream: Tensor, arriving: dict[str, Tensor]) -> Tensor:
+    def seen(self, at: Reading) -> tuple[str, ...]:
+        """What `slopes` needs to have seen: where the stream is read, then each of `points`.
+
+        Without a norm it is seen where attention or MLP reads it: a gradient at the stream itself is also that of all who read it later.
+        """
+        bare = at.layer < self.sizes.n_layers and not self._norms["mlp" in at.normed]
+        return (at.normed if bare else at.point, *self.points(at))
+
+    def slopes(self, at: Reading, stream: Tensor, arriving: Mapping[Address | str, Tensor]) -> Tensor:
         """Gradients with respect to the stream as each receiver reads it (batch, receiver, pos, d_model).
 
-        stream (batch, pos, d_model): where they are taken. arriving: gradients at each of `points`, in the shape of the point.
+        stream (batch, pos, d_model): where they are taken, the first of `seen`. arriving: gradients at each of `points`, in the shape of the
+        point.
         """
         if at.layer == self.sizes.n_layers:
             return arriving[at.point][:, None]
         with torch.enable_grad():
-            copies = stream.detach()[:, None].repeat(1, len(at.receivers), 1, 1).requires_grad_()
-            made = self.made(at, copies)
-            found: Tensor = torch.autograd.grad([made[p] for p in made], copies, [self._receiving(arriving[p], made[p]) for p in made])[0]
-        return found
-
-    def _receiving(self, value: Tensor, like: Tensor) -> Tensor:
-        """A value in the shape of its point, receivers apart."""
-        return rearrange(value, "b t h e -> b h t e") if value.ndim == 4 else value.reshape(like.shape)
+            here = stream.detach().requires_grad_()
+            normed = self.norm(at)(here)
+        back = stream.new_empty(len(at.receivers), *stream.shape)
+        for point, part in self.points(at).items():
+            value = arriving[point]
+            back[part] = self._carried_back(at, point, normed, value) if ".attn." in point else value.reshape(stream.shape)
+        # one backward for all receivers: they read one stream
+        found: Tensor = torch.autograd.grad(normed, here, back, is_grads_batched=True)[0]
+        return found.transpose(0, 1)
 
     # The model with only some edges
 

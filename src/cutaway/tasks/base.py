@@ -10,13 +10,10 @@ A task is asked for by its name, with arguments where they differ from the defau
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import typing
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from types import NoneType
 from typing import TYPE_CHECKING, Any, final
 
 from cutaway import registry
@@ -77,19 +74,7 @@ def find_task(spec: str | Task, lm: LanguageModel) -> Task:
     """
     if isinstance(spec, Task):
         return spec
-    name, _, listed = spec.partition(":")
-    make = registry.load("tasks", name.strip())
-    types = typing.get_type_hints(make)
-    options = [p.name for p in inspect.signature(make).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    arguments: dict[str, Any] = {}
-    for item in filter(str.strip, listed.split(",")):
-        option, _, value = (part.strip() for part in item.partition("="))
-        if option not in options or not value:
-            raise InputError(f"{item.strip()!r} in the task {spec!r}.", works=", ".join(f"{o}=..." for o in options))
-        try:
-            arguments[option] = _read(value, types[option])
-        except ValueError as error:
-            raise InputError(f"{item.strip()!r} in the task {spec!r}.", works=f"{option}= followed by {_kind(types[option])}") from error
+    make, arguments = registry.called("tasks", spec)
     made = make(lm, **arguments)
     assert isinstance(made, Task)
     return made
@@ -172,19 +157,3 @@ def _unknown(pairs: Sequence[Pair], lm: LanguageModel) -> Iterator[str]:
             yield "the base's likeliest next token is not the answer"
         else:
             yield "" if other == lm.token_id(pair.foil) else "the counterfactual's likeliest next token is not the foil"
-
-
-def _read(text: str, annotation: Any) -> Any:
-    """A text as a value of the annotated type: str, int, float, bool, or one of these or None. Raises ValueError."""
-    if text.lower() == "none" and NoneType in typing.get_args(annotation):
-        return None
-    kind = next((a for a in typing.get_args(annotation) if a is not NoneType), annotation)
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise ValueError(text)
-        return text.lower() == "true"
-    return kind(text)
-
-
-def _kind(annotation: Any) -> str:
-    return {bool: "true or false", int: "a whole number", float: "a number"}.get(annotation, "a value")

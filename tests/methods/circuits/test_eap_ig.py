@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 import cutaway as cut
 from cutaway import registry
 from cutaway.errors import InputError
-from cutaway.methods.base import examples
+from cutaway.mediators.swap import swap
+from cutaway.methods.base import examples, same_length_noise
+from cutaway.methods.circuits.base import Estimate, batches, slopes
+from cutaway.models.edges import Edges
 from cutaway.models.language import LanguageModel
 from cutaway.tasks.base import Task
 
@@ -43,6 +47,30 @@ def test_on_the_way_from_the_inputs_what_embeddings_do_adds_up(induction: Known)
     gaps = [example.at_counterfactual - example.at_base for example in examples(lm, few, "logit_difference")]
     from_embed = sum(graph.scores[i] for i in graph.scored if graph.edge(i).startswith("embed -> "))
     assert from_embed == pytest.approx(float(np.mean(gaps)), rel=0.05)
+
+
+def test_the_control_is_the_range_of_random_directions(induction: Known) -> None:
+    """Its end, against draws: the estimate for the best edge, of the mean gradient, with changes as long in random directions."""
+    lm, task = induction
+    few = task.with_pairs(task.pairs[:4])
+    graph = cut.circuits.eap_ig(lm, few, steps=3)
+    edges, every = Edges(lm), examples(lm, few, "logit_difference")
+    parts = []
+    for batch in batches(edges, every):
+        here, there = edges.record(batch.base), edges.record(batch.counterfactual)
+        ways = [there.streams[0] + k / 3 * (here.streams[0] - there.streams[0]) for k in range(3)]
+        each = [list(slopes(edges, batch, [("layers[0].input", swap(way))])) for way in ways]
+        mean = [(number, at, sum(found[i][2] for found in each) / 3) for i, (number, at, _) in enumerate(each[0])]
+        parts.append((batch, there.senders - here.senders, mean))
+    generator, drawn = torch.Generator().manual_seed(0), []
+    for _ in range(200):
+        estimate = Estimate(edges, len(every))
+        for batch, change, mean in parts:
+            estimate.add(batch, same_length_noise(change, generator), iter(mean))
+        drawn.append(estimate.values.mean(0))
+    (control,) = graph.controls
+    best = int(np.abs(graph.scores[graph.scored]).argmax())
+    assert control.trivial.high == pytest.approx(1.96 * np.std(drawn, 0)[best], rel=0.2)
 
 
 @pytest.mark.parametrize("name", [n if n == "compiled.majority" else pytest.param(n, marks=pytest.mark.slow) for n in COMPILED])

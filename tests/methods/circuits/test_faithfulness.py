@@ -7,6 +7,8 @@ import pytest
 
 import cutaway as cut
 from cutaway.errors import InputError
+from cutaway.methods.circuits.base import as_graph
+from cutaway.models.edges import Edges
 from cutaway.models.language import LanguageModel
 from cutaway.tasks.base import Task
 
@@ -55,6 +57,17 @@ def test_intervals_hold_the_mean(induction: Known) -> None:
 
 def test_what_does_not_score_edges_is_refused(few_planted: Known) -> None:
     with pytest.raises(InputError, match="not of all edges"):
-        cut.circuits.faithfulness(*few_planted, by="locate.attribution_patching")
-    with pytest.raises(InputError, match="tokens not told apart"):
+        cut.circuits.faithfulness(*few_planted, by="read.logit_lens")
+    with pytest.raises(InputError, match="a Graph that is not of all edges"):
         cut.circuits.faithfulness(*few_planted, by="circuits.peap")
+
+
+def test_heads_and_mlps_are_ranked_by_what_leaves_them(few_planted: Known) -> None:
+    lm, task = few_planted
+    edges = Edges(lm)
+    parts = cut.locate.attribution_patching(lm, task)
+    graph = as_graph(edges, parts)
+    score = dict(zip(parts.rows, parts.values[:, 0], strict=True))
+    for i in graph.scored:
+        source = graph.nodes[graph.sources[i]]
+        assert graph.scores[i] == score[source] if source != "embed" else graph.scores[i] > max(map(abs, score.values()))

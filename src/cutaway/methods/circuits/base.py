@@ -20,11 +20,12 @@ from cutaway.engine.sweeping import BUDGET
 from cutaway.errors import InputError
 from cutaway.methods.base import Example
 from cutaway.metrics.base import Target
-from cutaway.metrics.bootstrap import bootstrap
+from cutaway.metrics.bootstrap import LEVEL, RESAMPLES, bootstrap
 from cutaway.models.edges import Edges, Reading, Written
 from cutaway.models.tokens import Tokens, joined
-from cutaway.results.base import Control, Interval
+from cutaway.results.base import Control, Interval, Result
 from cutaway.results.graph import Graph
+from cutaway.results.scores import Scores
 
 Ablation = Literal["counterfactual", "mean", "zero"]
 """What a cut edge carries: what the sender writes on the counterfactual's side; its mean over all tokens of all bases; nothing."""
@@ -76,14 +77,14 @@ def slopes(edges: Edges, batch: Batch, edits: Sequence[Intervention] = (), after
     One forward of the bases with `edits`, and one backward. after: only readings of more senders than that.
     """
     readings = [(number, at) for number, at in enumerate(edges.readings) if at.before > after]
-    points = list(dict.fromkeys(point for _, at in readings for point in (at.point, *edges.points(at))))
+    points = list(dict.fromkeys(point for _, at in readings for point in edges.seen(at)))
 
     def metric(output: Any) -> Tensor:
         return batch.score(edges.lm.last(output))
 
     values, arriving = edges.lm.gradients(batch.base, of=metric, at=points, edits=edits, **edges.last_only())
     for number, at in readings:
-        yield number, at, edges.slopes(at, values[at.point], {point: arriving[point] for point in edges.points(at)})
+        yield number, at, edges.slopes(at, values[edges.seen(at)[0]], arriving)
 
 
 @final
@@ -97,10 +98,8 @@ class Estimate:
         self._variance = np.zeros(len(edges.pairs))
         self._starts = np.cumsum([0, *(at.before * len(at.receivers) for at in edges.readings)])
 
-    def add(
-        self, batch: Batch, change: Tensor, found: Iterator[tuple[int, Reading, Tensor]], *, first: int = 0, share: float = 1.0
-    ) -> None:
-        """Add `share` of the estimates for senders from `first` on, which change by (batch, sender, pos, d_model)."""
+    def add(self, batch: Batch, change: Tensor, found: Iterator[tuple[int, Reading, Tensor]], first: int = 0) -> None:
+        """Add the estimates for senders from `first` on, which change by (batch, sender, pos, d_model)."""
         lengths = change.square().sum(-1)
         for number, at, slope in found:
             stop = min(at.before, first + change.shape[1])
@@ -108,9 +107,8 @@ class Estimate:
             product = slope.flatten(2) @ changed.flatten(2).transpose(1, 2)
             noise = einsum(lengths[:, : stop - first], slope.square().sum(-1), "b s t, b r t -> r s") / slope.shape[-1]
             columns = self._columns(number, at, first, stop)
-            self.values[np.ix_(np.array(batch.numbers), columns)] += share * product.flatten(1).double().cpu().numpy()
-            # of a mean over steps: as if all steps had one gradient, which is the most it can be
-            self._variance[columns] += share * noise.flatten().double().cpu().numpy()
+            self.values[np.ix_(np.array(batch.numbers), columns)] += product.flatten(1).double().cpu().numpy()
+            self._variance[columns] += noise.flatten().double().cpu().numpy()
 
     def _columns(self, number: int, at: Reading, first: int, stop: int) -> np.ndarray:
         start = self._starts[number]
@@ -147,6 +145,26 @@ def parts_of_graph(edges: Edges, scores: np.ndarray) -> dict[str, Any]:
     values = np.concatenate([scores.astype(float), np.full(len(edges.wiring), np.nan)])
     nodes = (*edges.senders, *edges.receivers)
     return {"nodes": nodes, "sources": sources, "targets": targets, "scores": values, "kept": np.ones(len(values), bool)}
+
+
+def as_graph(edges: Edges, found: Result) -> Graph:
+    """A method's scores as a graph of this model: of edges, or of heads and MLPs, and then an edge has the score of what it comes from.
+
+    The embeddings, which no method scores as a part, come first. Raises InputError for scores that are not of all edges or all heads and MLPs.
+    """
+    by = found.provenance.method
+    if isinstance(found, Graph) and not found.places:
+        return found
+    names = [f"{edges.senders[s]} -> {edges.receivers[r]}" for s, r in edges.pairs]
+    score = dict(zip(found.rows, found.values[:, 0].tolist(), strict=True)) if isinstance(found, Scores) else {}
+    if score.keys() >= set(edges.senders[1:]):
+        score[edges.senders[0]] = 2 * max(map(abs, score.values()))
+        names = [edges.senders[s] for s, _ in edges.pairs]
+    if not score.keys() >= set(names):
+        works = "circuits.eap, circuits.eap_ig, circuits.edge_patching, circuits.mask, circuits.flow_routes, locate.component_patching"
+        raise InputError(f"Circuits by {by}.", f"a {type(found).__name__} that is not of all edges, or of all heads and MLPs", works)
+    fields = parts_of_graph(edges, np.array([score[name] for name in names]))
+    return Graph(title=found.title, provenance=found.provenance, unit=found.units[0] if isinstance(found, Scores) else "", **fields)
 
 
 def shuffled(graph: Graph, generator: np.random.Generator) -> Graph:
@@ -205,6 +223,21 @@ def faithful(values: np.ndarray, empty: np.ndarray, full: np.ndarray) -> np.ndar
     """f = (m(circuit) - m(nothing)) / (m(model) - m(nothing)), over the last axis' means: (..., example) -> (...)."""
     found: np.ndarray = (values.mean(-1) - empty.mean(-1)) / (full.mean(-1) - empty.mean(-1))
     return found
+
+
+def resampled(values: np.ndarray, empty: np.ndarray, full: np.ndarray, seed: int) -> np.ndarray:
+    """f of the means over resampled pairs, (resample, ...); of values (..., example)."""
+    n = len(empty)
+    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
+    low, high = (weights @ one for one in (empty, full))
+    means = np.moveaxis(values @ weights.T, -1, 0)
+    shape = (-1, *[1] * (means.ndim - 1))
+    return np.asarray((means - low.reshape(shape)) / (high - low).reshape(shape))
+
+
+def middle(again: np.ndarray) -> np.ndarray:
+    """Low and high, (2, ...), of the middle part of resamples (resample, ...)."""
+    return np.asarray(np.quantile(again, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0))
 
 
 def performance(fractions: np.ndarray, faithfulness: np.ndarray) -> np.ndarray:

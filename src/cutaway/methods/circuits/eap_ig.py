@@ -41,16 +41,16 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from torch import Tensor
 
-from cutaway.engine.place import Intervention
 from cutaway.errors import InputError
 from cutaway.mediators.swap import swap
 from cutaway.methods.base import Started, examples
 from cutaway.methods.circuits.base import Batch, Estimate, batches, parts_of_graph, slopes
-from cutaway.models.edges import Edges
+from cutaway.models.edges import Edges, Reading
 from cutaway.models.language import LanguageModel
 from cutaway.progress import progress
 from cutaway.results.graph import Graph
@@ -97,21 +97,28 @@ def eap_ig(
 
 def _along_inputs(edges: Edges, batch: Batch, steps: int, estimate: Estimate) -> None:
     base = edges.record(batch.base)
-    change = edges.record(batch.counterfactual).senders - base.senders
-    start = base.streams[0]
-    for k in range(steps):
-        between = start + (1 - k / steps) * change[:, 0]
-        estimate.add(batch, change, slopes(edges, batch, [("layers[0].input", swap(between))]), share=1 / steps)
+    start, change = base.streams[0], edges.record(batch.counterfactual).senders
+    change -= base.senders
+    del base  # as large as the change, and nothing more is asked of it
+    between = [start + (1 - k / steps) * change[:, 0] for k in range(steps)]
+    estimate.add(batch, change, _mean_slopes(edges, batch, "layers[0].input", between))
 
 
 def _along_activations(edges: Edges, batch: Batch, steps: int, estimate: Estimate) -> None:
     change = edges.record(batch.counterfactual).senders - edges.record(batch.base).senders
     for point, (first, stop) in edges.groups().items():
         here, there = (edges.lm.run(side, read=[point])[point] for side in (batch.base, batch.counterfactual))
-        for k in range(steps):
-            edits: list[Intervention] = [(point, swap(_between(here, there, k / steps)))]
-            estimate.add(batch, change[:, first:stop], slopes(edges, batch, edits, after=first), first=first, share=1 / steps)
+        between = [there + k / steps * (here - there) for k in range(steps)]
+        estimate.add(batch, change[:, first:stop], _mean_slopes(edges, batch, point, between, after=first), first=first)
 
 
-def _between(here: Tensor, there: Tensor, part: float) -> Tensor:
-    return there + part * (here - there)
+def _mean_slopes(
+    edges: Edges, batch: Batch, point: str, between: Sequence[Tensor], after: int = 0
+) -> Iterator[tuple[int, Reading, Tensor]]:
+    """`slopes` averaged over runs with each of these values at a point: the change is the same in all, and need be multiplied once."""
+    total: dict[int, tuple[Reading, Tensor]] = {}
+    for value in between:
+        for number, at, slope in slopes(edges, batch, [(point, swap(value))], after):
+            total[number] = (at, total[number][1].add_(slope) if number in total else slope.clone())
+    for number, (at, slope) in total.items():
+        yield number, at, slope.div_(len(between))

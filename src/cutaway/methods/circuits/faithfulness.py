@@ -47,27 +47,27 @@ import torch
 from torch import Tensor
 
 from cutaway import registry
-from cutaway.errors import InputError
 from cutaway.methods.base import Started, examples
 from cutaway.methods.circuits.base import (
     FRACTIONS,
     Ablation,
+    as_graph,
     batches,
     distance,
     faithful,
     keeping,
     measured,
-    parts_of_graph,
+    middle,
     performance,
+    resampled,
     shuffled,
 )
-from cutaway.metrics.bootstrap import LEVEL, RESAMPLES, spread
+from cutaway.metrics.bootstrap import spread
 from cutaway.models.edges import Edges
 from cutaway.models.language import LanguageModel
 from cutaway.progress import progress
-from cutaway.results.base import Control, Interval, Result
+from cutaway.results.base import Control, Interval
 from cutaway.results.graph import Graph
-from cutaway.results.scores import Scores
 from cutaway.results.trajectory import Series, Trajectory
 from cutaway.tasks.base import Task, find_task
 
@@ -89,17 +89,18 @@ def faithfulness(
 ) -> Trajectory:
     """f of circuits made from the scores of a method; see the module.
 
-    by: a method that scores all edges of the model. sizes: numbers of edges; without them, those of MIB, 0.1 % to all. grow: the best
-    edges, or greedily from the logits. signed: first what lowers the metric when lost, else what matters most either way. ablation: what cut
-    edges carry: what the sender writes on the counterfactual's side, its mean over tokens, or nothing. metric: what is measured, a name from
-    cutaway.metrics. seed: of the random circuits and the intervals. Raises InputError for a method that does not, PromptError.
+    by: a method, with options after a colon, that scores all edges of the model, or all its heads and MLPs (an edge then has the score of what
+    it comes from). sizes: numbers of edges; without them, those of MIB, 0.1 % to all. grow: the best edges, or greedily from the logits.
+    signed: first what lowers the metric when lost, else what matters most either way. ablation: what cut edges carry: what the sender writes on
+    the counterfactual's side, its mean over tokens, or nothing. metric: what is measured, a name from cutaway.metrics. seed: of the random
+    circuits and the intervals. Raises InputError for a method that does not, UnknownNameError, PromptError.
     """
     task = find_task(task, lm)
     arguments = {"by": by, "sizes": list(sizes), "grow": grow, "signed": signed, "ablation": ablation, "metric": metric}
     started = Started(lm, "circuits.faithfulness", task, seed, arguments)
-    found = registry.load("methods", by)(lm, task, metric=metric, seed=seed)
+    method, options = registry.called("methods", by, {"metric": metric, "seed": seed})
     edges, every = Edges(lm), examples(lm, task, metric)
-    graph = found if isinstance(found, Graph) else _of_rows(edges, found, by)
+    graph = as_graph(edges, method(lm, task, **options))
     count = len(graph.scored)
     chosen = np.array(sorted({min(n, count) for n in sizes or (round(f * count) for f in FRACTIONS)} | {count}))
     generator = np.random.default_rng(seed)
@@ -114,35 +115,9 @@ def faithfulness(
     return _trajectory(by_ranking, empty, full, chosen / count, chosen, started, seed)
 
 
-def _of_rows(edges: Edges, found: Result, by: str) -> Graph:
-    """A table with a row for every edge as a graph."""
-    names = [f"{edges.senders[s]} -> {edges.receivers[r]}" for s, r in edges.pairs]
-    if not isinstance(found, Scores) or set(found.rows) != set(names):
-        works = "circuits.eap, circuits.eap_ig, circuits.edge_patching, circuits.mask, circuits.flow_routes"
-        raise InputError(f"Circuits by {by}.", f"a {type(found).__name__} that is not of all edges", works)
-    score = dict(zip(found.rows, found.values[:, 0], strict=True))
-    fields = parts_of_graph(edges, np.array([score[name] for name in names]))
-    return Graph(title=found.title, provenance=found.provenance, unit=found.units[0], **fields)
-
-
 def _circuits(edges: Edges, graph: Graph, sizes: np.ndarray, grow: str, signed: bool) -> list[Tensor]:
     made = (getattr(graph, grow)(int(n), signed=signed) for n in sizes)
     return [keeping(edges, one) for one in made]
-
-
-def _resampled(values: np.ndarray, empty: np.ndarray, full: np.ndarray, seed: int) -> np.ndarray:
-    """f of the means over resampled pairs, (resample, ...); of values (..., example)."""
-    n = len(empty)
-    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
-    low, high = (weights @ one for one in (empty, full))
-    means = np.moveaxis(values @ weights.T, -1, 0)
-    shape = (-1, *[1] * (means.ndim - 1))
-    return np.asarray((means - low.reshape(shape)) / (high - low).reshape(shape))
-
-
-def _ends(resampled: np.ndarray) -> np.ndarray:
-    """Low and high, (2, ...), of the middle part of resamples (resample, ...)."""
-    return np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
 
 
 def _trajectory(
@@ -150,8 +125,8 @@ def _trajectory(
 ) -> Trajectory:
     """by_ranking (ranking, panel, size, example): ranking 0 is the method's, the others are random."""
     f = faithful(by_ranking, empty, full)
-    again = _resampled(by_ranking[0], empty, full, seed)
-    low, high = _ends(again)
+    again = resampled(by_ranking[0], empty, full, seed)
+    low, high = middle(again)
     random_low, random_high = f[1:].min(0), f[1:].max(0)
     series = tuple(
         (
@@ -161,7 +136,7 @@ def _trajectory(
         for p in range(len(PANELS))
     )
     cmd, cpr = distance(fractions, f[:, 0]), performance(fractions, f[:, 0])
-    ends = _ends(distance(fractions, again[:, 0]))
+    ends = middle(distance(fractions, again[:, 0]))
     control = Control(
         name="random circuits",
         says="Distance from the model (CMD) of circuits of as many random edges (range of sets).",

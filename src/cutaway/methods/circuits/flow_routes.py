@@ -4,7 +4,7 @@ Information flow routes: edges by how near what the sender wrote is to the whole
 forward.
 
 Mediator:
-    edge; what a sender writes, in what a receiver reads.
+    edge; what a sender writes, as one receiver reads it, all tokens together.
 
 Search:
     reading; nothing is changed.

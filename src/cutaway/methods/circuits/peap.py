@@ -3,7 +3,7 @@
 Position-aware edge attribution patching: estimates are summed over the tokens of a place alone, and heads have edges from place to place.
 
 Mediator:
-    edge; what a sender writes, as one receiver reads it, each place of the prompt apart.
+    edge; what a sender writes, as one receiver reads it, at each place of the prompt apart.
 
 Search:
     gradient; one backward at the base.
