@@ -41,7 +41,7 @@ _HOMES = {
     "load": "results.base",
     "open": "models.opening",
 }
-__all__ = [*sorted(_HOMES), *registry.families()]  # noqa: PLE0604  # families come from the folder
+__all__ = [*sorted(_HOMES), *registry.families(), *registry.families("benchmarks")]  # noqa: PLE0604  # families come from the folder
 
 
 def __getattr__(name: str) -> Any:
@@ -49,6 +49,8 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(f"cutaway.{_HOMES[name]}"), name)
     if name in registry.families():
         return registry.Namespace("methods", name)
+    if name in registry.families("benchmarks"):
+        return registry.Namespace("benchmarks", name)
     raise AttributeError(f"module 'cutaway' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 

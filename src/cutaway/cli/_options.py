@@ -47,6 +47,8 @@ def options(function: Callable[..., Any]) -> list[click.Option]:
 def _kind(hint: Any) -> Any:
     if isinstance(hint, types.UnionType):
         hint = next(h for h in typing.get_args(hint) if h is not type(None))
+    if typing.get_origin(hint) is typing.Literal:
+        return click.Choice(typing.get_args(hint))
     return _Several(typing.get_args(hint)[0]) if typing.get_origin(hint) is tuple else hint
 
 

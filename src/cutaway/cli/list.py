@@ -8,7 +8,7 @@ import click
 
 from cutaway import registry
 
-SHOWN = ("methods", "tasks", "metrics", "mediators", "studies", "zoo", "results")
+SHOWN = ("methods", "tasks", "metrics", "mediators", "studies", "benchmarks", "zoo", "results")
 
 
 @click.command(name="list", help="List what is installed: all kinds, or one KIND of " + ", ".join(SHOWN) + ".")

@@ -79,12 +79,12 @@ def interchange(
             own += [alignment.right(address, None, rows) for address in row]
             other += [alignment.right(address, None, rows, others) for address in row]
             done(1)
-    best = int(np.argmax([values.mean() for values in own]))
-    untouched = alignment.untouched(rows)
+    best = int(np.argmax([values[every.training].mean() for values in own]))
+    untouched = alignment.untouched(every.held_out)
     mean, low, high = bounds(np.stack([own, other]).transpose(2, 0, 1), seed=seed)
     shape = (2, len(positions), len(at[0]))
     place = at[best // len(at[0])][best % len(at[0])]
-    found = bootstrap(own[best], seed=seed)
+    found = bootstrap(own[best][every.held_out], seed=seed)
     return Grid(
         title="Interchange interventions",
         question="Where does the whole state carry the variable, so that taking it from another run changes the answer as it should?",
@@ -93,12 +93,12 @@ def interchange(
         controls=(
             Control(
                 "another's source",
-                f"The state of another example's source at {place}, the best on these data.",
+                f"The state of another example's source at {place}, the best on the other half.",
                 UNIT,
                 found,
-                bootstrap(other[best], seed=seed),
+                bootstrap(other[best][every.held_out], seed=seed),
             ),
-            Control("no interchange", "The base as it is.", UNIT, found, bootstrap(untouched, seed=seed)),
+            Control("no interchange", f"The base as it is, beside {place}.", UNIT, found, bootstrap(untouched, seed=seed)),
         ),
         numbers={"interchanges": len(rows), "without an interchange": float(untouched.mean())},
         row_axis="position",
