@@ -23,10 +23,10 @@ explain: $(READY)  ## the main job: explain one answer of a real language model 
 test: test-quick test-full  ## all tests: the quick tier, then the full tier
 
 test-quick: $(READY)  ## tests that need no downloaded weights
-	$(PYTEST) -m "not slow" -n 2
+	$(PYTEST) -m "not slow" -n 2 --dist worksteal
 
 test-full: $(READY)  ## tests on a real language model, and anything that takes more than a few seconds
-	$(PYTEST) -m slow -n 2
+	$(PYTEST) -m slow -n 2 --dist worksteal
 
 check: $(READY) docs  ## ruff, formatting, types, import contracts, the docs' code
 	$(BIN)/ruff check .

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,14 @@ def test_wrong_input_leaves_nothing(cutaway: Cutaway, tmp_path: Path) -> None:
 
 def test_interrupted_in_the_middle_it_leaves_nothing(tmp_path: Path) -> None:
     asked = [*ASKED[:-1], "20000", "--out", str(tmp_path / "report")]
-    running = subprocess.Popen([sys.executable, "-m", "cutaway", *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(6)
-    assert running.poll() is None, "the study is long enough to be interrupted"
+    terminal = os.environ | {"FORCE_COLOR": "1"}  # what draws bars
+    running = subprocess.Popen([sys.executable, "-m", "cutaway", *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=terminal)
+    assert running.stderr is not None
+    seen = b""
+    while b"causal trace" not in seen:
+        seen += (more := os.read(running.stderr.fileno(), 4096))
+        assert more, "the study is long enough to be interrupted"
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=30)
-    assert running.returncode == 130 and "nothing was written" in err and "Traceback" not in err
+    assert running.returncode == 130 and b"nothing was written" in err and b"Traceback" not in err
     assert not list(tmp_path.iterdir())

@@ -7,18 +7,19 @@ import subprocess
 import sys
 
 import torch
-import torch._dynamo
-from torch._dynamo import eval_frame
 
 from cutaway.engine import eager as eagers
 from cutaway.engine.eager import eager
 
 
 def stance() -> str:
+    from torch._dynamo import eval_frame  # not at the top: it takes over a second to import, in every worker that collects this file
+
     return str(eval_frame._stance.stance)
 
 
 def test_held_until_the_last_ends() -> None:
+    assert stance() == "default"
     for order in itertools.permutations(range(3)):
         held = [eager() for _ in range(3)]
         for one in held:

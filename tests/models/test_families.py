@@ -59,6 +59,11 @@ def drawn(like: Tensor, seed: int = 0) -> Tensor:
     return torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like.dtype)
 
 
+def in_rows(value: Tensor, row: int, rows: int) -> Tensor:
+    """(1, ...) -> (rows, ...): the value in one row, zeros in the others."""
+    return torch.cat([value if i == row else torch.zeros_like(value) for i in range(rows)])
+
+
 def test_is_recognised(tiny: Tiny, kind: str) -> None:
     own = {"mistral": "llama", "qwen2": "llama", "olmo3": "olmo2"}
     assert tiny(kind).family.name == own.get(kind, kind)
@@ -242,11 +247,13 @@ def test_edit_before_the_rotary_embedding(tiny: Tiny, attending: str, which: str
 
 
 def test_a_change_at_every_point_reaches_the_logits(tiny: Tiny, kind: str) -> None:
+    """One row a point, in which nothing else is changed."""
     lm = tiny(kind)
-    plain, seen = logits(lm), lm.run(TEXT, read=lm.points())
-    for name in lm.points():
-        changed = logits(lm, [(name, add(drawn(seen[name])))])
-        assert (changed - plain).abs().max() > 1e-3, name
+    points, plain, seen = lm.points(), logits(lm), lm.run(TEXT, read=lm.points())
+    edits = [(name, add(in_rows(drawn(seen[name]), i, len(points)))) for i, name in enumerate(points)]
+    changed = logits(lm, edits, lm.tokens([TEXT] * len(points)))
+    for name, one in zip(points, changed, strict=True):
+        assert (one - plain[0]).abs().max() > 1e-3, name
     assert torch.equal(logits(lm), plain)
 
 
@@ -308,14 +315,17 @@ def test_gradients_are_slopes(tiny: Tiny, kind: str) -> None:
 
     values, slopes = lm.gradients(TEXT, of=metric, at=points)
     seen = lm.run(TEXT, read=points)
-    for name in points:
+    directions = {name: drawn(seen[name]) * (seen[name] > -1e30) for name in points}  # what the mask hides stays hidden
+    step, rows = 3e-4, 2 * len(points)  # the norms compute in float32, so not smaller; two rows a point, in which nothing else is changed
+    edits = [
+        (name, add(step * (in_rows(directions[name], 2 * i, rows) - in_rows(directions[name], 2 * i + 1, rows))))
+        for i, name in enumerate(points)
+    ]
+    ends = metric(lm.run(lm.tokens([TEXT] * rows), edits=edits).output).unflatten(0, (-1, 2))
+    for name, (up, down) in zip(points, ends, strict=True):
         torch.testing.assert_close(values[name], seen[name], rtol=0, atol=1e-5)
-        direction = drawn(values[name]) * (values[name] > -1e30)  # what the mask hides stays hidden
-        step = 3e-4  # the norms compute in float32, so not smaller
-        up, down = (metric(lm.run(TEXT, edits=[(name, add(sign * step * direction))]).output) for sign in (1, -1))
-        measured = float((up - down).sum()) / (2 * step)
-        expected = float((slopes[name] * direction).sum())
-        assert measured == pytest.approx(expected, rel=5e-3, abs=3e-2), name
+        expected = float((slopes[name] * directions[name]).sum())
+        assert float(up - down) / (2 * step) == pytest.approx(expected, rel=5e-3, abs=3e-2), name
     with lm.trace(TEXT) as run:
         at = {name: eval(f"lm.{name}", {"lm": lm}) for name in in_order(lm)[:-1]}
         by_autograd = torch.autograd.grad(metric(run.output).sum(), list(at.values()), allow_unused=True)
@@ -331,7 +341,7 @@ def test_gradients_with_frozen_weights(tiny: Tiny, kind: str) -> None:
     lm = tiny(kind, torch.float64)
     points = [n for n in lm.points() if n.startswith("layers[1]") or n == "embed"]
     weights = drawn(torch.zeros(40, dtype=torch.float64), 1)
-    free = {n: lm.gradients(TEXT, of=lambda o: lm.last(o).double() @ weights, at=[n])[1][n] for n in points}
+    free = lm.gradients(TEXT, of=lambda o: lm.last(o).double() @ weights, at=points)[1]
     lm.module.requires_grad_(False)
     try:
         for name in points:

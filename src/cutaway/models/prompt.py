@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import itertools
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,7 +44,8 @@ class Prompt:
                 continue
             if not roles.get(role):
                 raise PromptError(f"Fill {{{role}}} in {template!r}.", f"values for {', '.join(roles) or 'nothing'}", f"{role}='some text'")
-            name = next(n for n in (role, *(f"{role}_{i}" for i in range(2, 99))) if n not in spans)
+            again = (f"{role}_{i}" for i in itertools.count(2))
+            name = role if role not in spans else next(n for n in again if n not in spans)
             spans[name] = (len(text), len(text) + len(roles[role]))
             text += roles[role]
         return cls(text, spans)

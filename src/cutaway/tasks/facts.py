@@ -117,6 +117,7 @@ def _relation(name: str) -> _Relation:
     return _facts()[name]
 
 
+@cache
 def _forms(subject: str) -> tuple[str, str, str]:
     """A subject as the file has it, as it stands elsewhere in a sentence, and without its article: always three, some may be equal."""
     article, _, bare = subject.partition(" ")
