@@ -63,5 +63,5 @@ def test_sides_of_different_lengths_are_refused(planted: Known) -> None:
 def test_provenance_counts_forwards_and_names_versions(planted: Known) -> None:
     lm, task = planted
     result = cut.locate.direct_effect(lm, task)
-    assert result.provenance.forwards == len(task) * 4  # both sides, one read of every part, one of the final state
+    assert result.provenance.forwards == len(task) * 3  # both sides, and one read of every part
     assert result.provenance.n == len(task) and set(result.provenance.versions) == {"cutaway", "torch", "transformers"}

@@ -8,7 +8,7 @@ import torch
 
 import cutaway as cut
 from cutaway.errors import PromptError
-from cutaway.methods.locate._written import written
+from cutaway.methods.locate._written import points, written
 from cutaway.models.language import LanguageModel
 from cutaway.results.scores import Scores
 from cutaway.tasks.base import Pair, Task
@@ -123,7 +123,7 @@ def test_what_a_head_writes_leaves_the_bias_out() -> None:
     """z W_O, against the output projection of the module itself with all other heads at zero."""
     lm = cut.open("entity_lm")
     prompts = [cut.Prompt("The cup is in box F . Box F holds the"), cut.Prompt("The hat is in box Q . Box Q holds the")]
-    _, found, _ = written(lm, prompts)
+    _, found, _ = written(lm, lm.run(prompts, read=points(lm)))
     z = lm.run(prompts, read=["layers[1].attn.z[pos=-1]"])["layers[1].attn.z[pos=-1]"]
     projection = lm.module.blocks[1].attn.o_proj
     for head in range(lm.sizes.n_heads):
@@ -145,7 +145,7 @@ def test_what_heads_write_adds_up_through_a_norm_after_attention() -> None:
         module = Gemma2ForCausalLM(Gemma2Config(**sizes, head_dim=4, vocab_size=16, pad_token_id=0)).eval()
     lm = cut.open(module, tokenizer=PreTrainedTokenizerFast(tokenizer_object=words))
     prompts = ["w1 w2 w3", "w4 w5 w6"]
-    for layer, heads in enumerate(written(lm, prompts)):
+    for layer, heads in enumerate(written(lm, lm.run(prompts, read=points(lm)))):
         place = f"layers[{layer}].attn.output[pos=-1]"
         assert torch.allclose(heads.sum(1), lm.run(prompts, read=[place])[place], atol=1e-5)
 

@@ -44,8 +44,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cutaway.engine.passes import Readings
 from cutaway.methods.base import Example, Started, components, examples
-from cutaway.methods.locate._written import written
+from cutaway.methods.locate._written import points, written
 from cutaway.metrics.bootstrap import bootstrap, bounds, spread
 from cutaway.models.freeze import frozen
 from cutaway.models.language import LanguageModel
@@ -55,6 +56,7 @@ from cutaway.results.scores import Scores
 from cutaway.tasks.base import Task, find_task
 
 _DRAWS = 100
+_FIRST = "layers[0].input[pos=-1]"
 _OTHER = ("embeddings", "projection biases", "final biases")
 
 
@@ -100,9 +102,10 @@ def direct_effect(lm: LanguageModel, task: Task | str, *, seed: int = 0) -> Scor
 
 def _effects(lm: LanguageModel, example: Example, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Direct effects of all parts and the other terms (part,), and of the parts along random directions (part, draw)."""
-    wrote, others = _written(lm, example)
     final = f"layers[{lm.sizes.n_layers - 1}].output[pos=-1]"
-    at = lm.run(example.base, read=[final])[final][0]
+    seen = lm.run(example.base, read=[_FIRST, final, *_points(lm), *points(lm)])
+    wrote, others = _parts(lm, seen)
+    at = seen[final][0]
     linear, constant = frozen(lm.part(lm.family.final_norm), lm.family.norm, at)
     words, bias = lm.word_directions(torch.cat([example.target.answer, example.target.foil]))
     direction = words[0] - words[1]
@@ -113,17 +116,18 @@ def _effects(lm: LanguageModel, example: Example, generator: torch.Generator) ->
     return torch.cat([parts @ direction, rest]).double().numpy(), (parts @ drawn.T).double().numpy()
 
 
-def _written(lm: LanguageModel, example: Example) -> tuple[Tensor, list[Tensor]]:
+def _points(lm: LanguageModel) -> list[str]:
+    """What attention and MLP add in each layer."""
+    names = ("attn.output", "mlp.output") if lm.find("layers[0].mlp.output") is not None else ("attn.output",)
+    return [f"layers[{i}].{name}[pos=-1]" for i in range(lm.sizes.n_layers) for name in names]
+
+
+def _parts(lm: LanguageModel, seen: Readings) -> tuple[Tensor, list[Tensor]]:
     """What each component wrote to the residual stream at the last token (part, d_model); the embeddings; the projection biases."""
-    layers = range(lm.sizes.n_layers)
-    has_mlp = lm.find("layers[0].mlp.output") is not None
-    points = [f"layers[{i}].{p}[pos=-1]" for i in layers for p in ("attn.output", *(["mlp.output"] if has_mlp else []))]
-    seen = lm.run(example.base, read=["layers[0].input[pos=-1]", *points])
-    parts, biases = list[Tensor](), torch.zeros_like(seen["layers[0].input[pos=-1]"][0])
-    for i, (heads,) in enumerate(written(lm, example.base)):
-        total = seen[f"layers[{i}].attn.output[pos=-1]"][0]
+    parts, biases = list[Tensor](), torch.zeros_like(seen[_FIRST][0])
+    for i, (heads,) in enumerate(written(lm, seen)):
         parts.append(heads)
-        biases = biases + total - heads.sum(0)
-        if has_mlp:
-            parts.append(seen[f"layers[{i}].mlp.output[pos=-1]"])
-    return torch.cat(parts), [seen["layers[0].input[pos=-1]"][0], biases]
+        biases = biases + seen[f"layers[{i}].attn.output[pos=-1]"][0] - heads.sum(0)
+        if (mlp := f"layers[{i}].mlp.output[pos=-1]") in _points(lm):
+            parts.append(seen[mlp])
+    return torch.cat(parts), [seen[_FIRST][0], biases]

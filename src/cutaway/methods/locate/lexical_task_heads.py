@@ -54,7 +54,7 @@ from torch import Tensor
 
 from cutaway.errors import PromptError
 from cutaway.methods.base import Started
-from cutaway.methods.locate._written import heads, written
+from cutaway.methods.locate._written import heads, points, written
 from cutaway.metrics.bootstrap import LEVEL, RESAMPLES, bootstrap, bounds, spread
 from cutaway.models.language import LanguageModel
 from cutaway.progress import progress
@@ -177,7 +177,9 @@ def _said(lm: LanguageModel, task: Task, top: int) -> Tensor:
     with progress("lexical task heads", len(prompts)) as done:
         for start in range(0, len(prompts), _BATCH):
             chosen = prompts[start : start + _BATCH]
-            words = [lm.unembed(layer).topk(min(top, lm.sizes.vocab)).indices.cpu() for layer in written(lm, chosen)]
+            words = [
+                lm.unembed(layer).topk(min(top, lm.sizes.vocab)).indices.cpu() for layer in written(lm, lm.run(chosen, read=points(lm)))
+            ]
             found.append(torch.cat(words, 1))
             done(len(chosen))
     return torch.cat(found)
