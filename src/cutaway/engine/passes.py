@@ -11,7 +11,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from cutaway.address import Address
 from cutaway.engine.place import Edit, Intervention, Place, parsed
-from cutaway.engine.site import WHOLE, Callback, Site, attached
+from cutaway.engine.site import WHOLE, Callback, Enough, Site, attached
 from cutaway.engine.stack import batch_size
 from cutaway.engine.state import refuse_checkpointed
 from cutaway.errors import EngineError, OutOfOrderError
@@ -46,10 +46,6 @@ class Readings(Mapping[Address | str, Any]):
         return len(self._values)
 
 
-class _Stop(Exception):
-    """Raised by the last hook that has work to do."""
-
-
 def run(
     model: Model, inputs: tuple[Any, ...], edits: Sequence[Intervention], read: Sequence[Address | str], options: dict[str, Any]
 ) -> Readings:
@@ -74,14 +70,14 @@ def run(
                 values[place.address] = value if whole else place.read(value).clone()
             waiting.discard(key)
             if not waiting:
-                raise _Stop
+                raise Enough
 
         callbacks.append((group[0].site, keep))
 
     with torch.no_grad(), model.acting(), attached(callbacks):
         try:
             output = model.module(*arguments[0], **arguments[1])
-        except _Stop:
+        except Enough:
             return Readings({place.address: values[place.address] for place in places})
     _refuse_missing(model, [place.address for place in places if place.address not in values])
     _refuse_missing(model, [address for address, _ in parsed(edits) if address not in made])

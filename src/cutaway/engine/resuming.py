@@ -21,7 +21,7 @@ from torch import Tensor
 from cutaway.address import Address
 from cutaway.engine.place import Edit, Intervention, Place, parsed
 from cutaway.engine.plan import BEFORE, Row, planned, refuse_mixed_rows
-from cutaway.engine.site import ARGUMENT, FIRST, Callback, Site, attached
+from cutaway.engine.site import ARGUMENT, FIRST, Callback, Enough, Site, attached
 from cutaway.engine.stack import Stack, batch_size, repeated, rows_of
 from cutaway.errors import InputError
 
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 
 _BACKWARD = 2
 """What a backward costs, in forwards."""
-
-
-class _Enough(Exception):
-    """Raised by the hook that has seen the last value of a forward that is of use."""
 
 
 @final
@@ -122,14 +118,14 @@ class Suffix:
             if len(stack.blocks) in joins:
                 hidden: Tensor = FIRST.read(raw)
                 self._hidden[len(stack.blocks)] = self._cut(stack, hidden)
-            raise _Enough
+            raise Enough
 
         self._share = 1.0
         watching: list[tuple[Site, Callback]] = [
             (Site(f"block {i}", block, "", "inputs"), partial(keep, block=i)) for i, block in enumerate(stack.blocks) if i >= first
         ]
         self._model.ran(self.n)
-        with attached([*watching, (Site("last block", stack.blocks[-1], "", "output"), leave)]), contextlib.suppress(_Enough):
+        with attached([*watching, (Site("last block", stack.blocks[-1], "", "output"), leave)]), contextlib.suppress(Enough):
             self._model.module(*self._arguments[0], **(self._arguments[1] | extra))
         self._memory = memory if self._start else None
 

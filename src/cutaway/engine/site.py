@@ -144,6 +144,14 @@ def tap(module: nn.Module, event: str, value: Any) -> Any:
     return value
 
 
+@final
+class Enough(BaseException):
+    """Raised by a callback that has seen the last value of a forward that is of use.
+
+    No Exception: where a hook raises one, torch goes through the module's hooks once more, while other threads may add and remove theirs.
+    """
+
+
 def tapped(module: nn.Module, prefix: str = "") -> bool:
     """Whether the running greenlet listens to a tap of this module, one whose event begins with `prefix`."""
     return bool(listened(module, prefix))

@@ -27,7 +27,7 @@ from cutaway.engine.memory import Peak
 from cutaway.engine.passes import editing
 from cutaway.engine.place import Edit, Intervention, Place, parsed
 from cutaway.engine.plan import BEFORE, Row, planned, refuse_mixed_rows
-from cutaway.engine.site import FIRST, Callback, Site, attached
+from cutaway.engine.site import FIRST, Callback, Enough, Site, attached
 from cutaway.engine.stack import Stack, batch_size, repeated
 from cutaway.errors import InputError
 
@@ -43,10 +43,6 @@ Change = tuple[int, Place, Edit]
 
 _PACKED = 16
 """Interventions in one packed whole forward, at most."""
-
-
-class _Enough(Exception):
-    """Raised by the hook that has seen the last value of a forward that is of use."""
 
 
 @final
@@ -148,13 +144,13 @@ def _record(
 
     def leaving(raw: Any) -> None:
         hidden.append(FIRST.read(raw))
-        raise _Enough
+        raise Enough
 
     watching = [(Site(f"block {i}", block, "", "inputs"), entering) for i, block in enumerate(stack.blocks)]
     batch = batch_size(arguments)
     model.ran(batch)
     # a block's state is recorded after edits of the output before it and before edits of its own input, which resuming makes anew
-    with attached([*watching, *editing, (Site("last block", stack.blocks[-1], "", "output"), leaving)]), contextlib.suppress(_Enough):
+    with attached([*watching, *editing, (Site("last block", stack.blocks[-1], "", "output"), leaving)]), contextlib.suppress(Enough):
         model.module(*arguments[0], **(arguments[1] | extra))
     return _Base(calls, hidden, memory, batch, arguments, before)
 
@@ -166,11 +162,11 @@ def _enter(model: Model, stack: Stack, run: _Base, rows: Sequence[Row]) -> Tenso
 
     def entering(raw: Arguments) -> None:
         found.append(next(iter((*raw[0], *raw[1].values()))))
-        raise _Enough
+        raise Enough
 
     args, kwargs = repeated(run.arguments, len(rows), run.batch)
     callbacks = [*_changing(edits, run.batch), (Site("first block", stack.blocks[0], "", "inputs"), entering)]
-    with attached(callbacks), contextlib.suppress(_Enough):
+    with attached(callbacks), contextlib.suppress(Enough):
         model.module(*args, **kwargs)
     return found[0]
 
