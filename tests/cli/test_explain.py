@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import cutaway as cut
 
 Cutaway = Callable[..., Any]
@@ -20,6 +22,7 @@ ASKED = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_it_leaves_the_page_its_data_and_its_pictures(cutaway: Cutaway, tmp_path: Path) -> None:
     ran = cutaway(*ASKED, "--out", str(tmp_path / "report"))
     assert ran.status == 0 and "red" in ran.out
@@ -42,6 +45,7 @@ def test_wrong_input_leaves_nothing(cutaway: Cutaway, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_interrupted_in_the_middle_it_leaves_nothing(tmp_path: Path) -> None:
     asked = [*ASKED[:-1], "20000", "--out", str(tmp_path / "report")]
     terminal = os.environ | {"FORCE_COLOR": "1"}  # what draws bars

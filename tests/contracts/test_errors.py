@@ -27,7 +27,10 @@ PROTOCOLS = {
 """Method -> what Python itself expects it to raise."""
 
 OUTSIDE = {
-    "engine": ({"AttributeError", "Enough"}, "a name looked up on a handle: hasattr and completion expect it; a forward that is left early"),
+    "engine": (
+        {"AttributeError", "Enough"},
+        "a name looked up on a handle: hasattr and completion expect it; a forward that is left early",
+    ),
     "results": ({"ValueError", "TypeError"}, "a kind built with arrays that do not fit is a mistake of the method's author"),
     "registry.py": ({"ValueError"}, "a value that does not read as its type; `called` turns it into an InputError"),
     "cli": ({"SystemExit", "click.UsageError", "click.BadParameter", "click.ClickException"}, "click prints its own"),

@@ -84,6 +84,7 @@ def test_help_is_quick() -> None:
     assert min(seconds) < HELP_SECONDS
 
 
+@pytest.mark.slow
 def test_importing_everything_changes_nothing_outside() -> None:
     assert run_python(SNAPSHOT) == "[]"
 

@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from cutaway.engine import eager as eagers
@@ -38,6 +39,7 @@ def test_a_stance_of_the_user_comes_back() -> None:
         assert stance() == "eager_on_recompile"
 
 
+@pytest.mark.slow
 def test_the_compiler_is_not_imported_for_it() -> None:
     code = "import sys\nfrom cutaway.engine.eager import eager\nwith eager(): assert 'torch._dynamo' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

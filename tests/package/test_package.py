@@ -53,6 +53,7 @@ def test_it_is_not_there_when_it_is_not_installed() -> None:
     assert python(None, f"from cutaway import registry\nprint(json.dumps({NAME!r} in registry.names('methods')))") == [False]
 
 
+@pytest.mark.slow
 def test_it_runs_and_is_drawn_like_a_method_of_ours(installed: Path, tmp_path: Path) -> None:
     code = f"""
 import cutaway as cut

@@ -3,6 +3,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
+
 import cutaway as cut
 from cutaway.tasks.belief_tracking import WORDS, belief_tracking
 from cutaway.zoo import belief_lm as module
@@ -33,6 +35,7 @@ def test_shape_of_the_file() -> None:
     assert belief_lm().config == CONFIG and not belief_lm().training
 
 
+@pytest.mark.slow
 def test_training_starts_to_learn() -> None:
     losses: list[float] = []
     train(seed=1, steps=10, progress=lambda step, loss: losses.append(loss))

@@ -3,6 +3,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
+
 from cutaway.tasks.entity_tracking import WORDS
 from cutaway.zoo import entity_base_lm as module
 from cutaway.zoo.entity_base_lm import CONFIG, VOCAB, draw, entity_base_lm, story, train
@@ -29,6 +31,7 @@ def test_shape_of_the_file() -> None:
     assert entity_base_lm().config == CONFIG and not entity_base_lm().training
 
 
+@pytest.mark.slow
 def test_training_starts_to_learn() -> None:
     losses: list[float] = []
     train(seed=1, steps=10, progress=lambda step, loss: losses.append(loss))

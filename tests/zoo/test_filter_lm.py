@@ -35,6 +35,7 @@ def test_shape_of_the_file() -> None:
     assert filter_lm().config == CONFIG and not filter_lm().training
 
 
+@pytest.mark.slow
 def test_training_starts_to_learn() -> None:
     losses: list[float] = []
     train(seed=1, steps=10, progress=lambda step, loss: losses.append(loss))

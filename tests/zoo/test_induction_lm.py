@@ -152,6 +152,7 @@ def test_lists_are_different_words_twice() -> None:
         repeats(1, 32)
 
 
+@pytest.mark.slow
 def test_training_starts_to_learn() -> None:
     losses: list[float] = []
     train(seed=1, steps=20, progress=lambda step, loss: losses.append(loss))
