@@ -15,6 +15,10 @@
     │   ├── WeightsError                 weights cannot be found, fetched or verified
     │   ├── LayoutError                  the model's parts are not where any known family has them
     │   └── ParityError                  the opened model does not compute what the unopened one does
+    ├── ServiceError (RuntimeError)      the shared service cannot do what was asked of it
+    │   ├── AccessError                  a key is unknown, wrong, revoked or too old
+    │   │   └── ScopeError               a key is good, and not for this
+    │   └── ConflictError                an idempotency key was used for something else before
     ├── NumericError (ArithmeticError)   the model returned NaN or infinity where a number is needed
     └── StorageError (OSError)           a result cannot be written or read
 
@@ -133,6 +137,30 @@ class ParityError(ModelError):
     """The opened model does not compute what the unopened one does."""
 
     page = "parity-error"
+
+
+class ServiceError(CutawayError, RuntimeError):
+    """The shared service cannot do what was asked of it."""
+
+    page = "service-error"
+
+
+class AccessError(ServiceError):
+    """A key is unknown, wrong, revoked or too old."""
+
+    page = "access-error"
+
+
+class ScopeError(AccessError):
+    """A key is good, and not for this."""
+
+    page = "scope-error"
+
+
+class ConflictError(ServiceError):
+    """An idempotency key was used for something else before."""
+
+    page = "conflict-error"
 
 
 class NumericError(CutawayError, ArithmeticError):

@@ -17,7 +17,7 @@ from cutaway.errors import CutawayError, StreamError
 
 def test_every_form_travels() -> None:
     message = {"t": torch.arange(6).view(2, 3).T, "l": [1, 0.5, None, True, "x"], "p": (1, (2,)), "m": {"a": {}}, "d": torch.bfloat16}
-    message |= {"inf": float("-inf"), "c": torch.tensor([1j]).conj()}
+    message |= {"b": b"\x00\xff", "none": b"", "inf": float("-inf"), "c": torch.tensor([1j]).conj()}
     back = unpacked(packed(message), 2**20)
     for name in ("t", "c"):
         assert torch.equal(back.pop(name), message.pop(name).resolve_conj())
@@ -25,7 +25,7 @@ def test_every_form_travels() -> None:
 
 
 def test_what_is_no_value_is_not_sent() -> None:
-    for wrong in (object(), {1: 2}, print, b"x"):
+    for wrong in (object(), {1: 2}, print, {b"x"}):
         with pytest.raises(StreamError):
             packed({"a": wrong})
 

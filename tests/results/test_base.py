@@ -4,7 +4,7 @@ import dataclasses
 import json
 import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,20 @@ def test_comes_back_as_it_was(result: Result, tmp_path: Path) -> None:
     assert path == tmp_path / "deep" / "stored.json"
     assert sorted(p.name for p in path.parent.iterdir()) == ["stored.json", "stored.safetensors"]
     assert same(result, load(path)) and same(result, load(path.with_suffix("")))
+
+
+@EVERY
+def test_comes_back_from_bytes(result: Result) -> None:
+    blob = result.to_bytes()
+    assert same(result, Result.from_bytes(blob)) and blob == Result.from_bytes(blob).to_bytes()
+
+
+@pytest.mark.parametrize(
+    "change", [lambda b: b"", lambda b: b[:-1], lambda b: b[:40], lambda b: b.replace(b"Grid", b"Gird"), lambda b: b"x" + b]
+)
+def test_bytes_that_hold_no_result_are_refused(change: Callable[[bytes], bytes]) -> None:
+    with pytest.raises(StorageError):
+        Result.from_bytes(change(grid().to_bytes()))
 
 
 @EVERY

@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from cutaway.engine import fake
 from cutaway.engine.node import WORDS, Limits, Node
 from cutaway.engine.operations import DYNAMIC, IN_PLACE, MANY, RANDOM, TABLE
+from cutaway.engine.stopping import ask
 from cutaway.errors import GraphError
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Interpreter:
         Raises GraphError.
         """
         for node in nodes:
+            ask()
             args, kwargs = self.decoded(list(node.args), node), {k: self.decoded(v, node) for k, v in node.kwargs.items()}
             if node.op == "save":
                 self._charge(node, kwargs)

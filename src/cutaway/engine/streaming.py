@@ -178,8 +178,13 @@ class Hosted:
         self._thread = threading.Thread(target=self._serve, args=(Executor(model, limits),), daemon=True)
         self._thread.start()
 
+    @property
+    def open(self) -> bool:
+        """Whether the forward has not been let go."""
+        return self._thread.is_alive()
+
     def send(self, message: bytes) -> bytes:
-        if not self._thread.is_alive():
+        if not self.open:
             raise StreamError(
                 "Go on with a stream.",
                 f"a forward that was let go after {self._park:g} seconds without a message",
@@ -190,7 +195,7 @@ class Hosted:
             try:
                 return self._answers.get(timeout=0.1)
             except queue.Empty:
-                if not self._thread.is_alive() and self._answers.empty():
+                if not self.open and self._answers.empty():
                     raise StreamError("Go on with a stream.", "a forward that was let go", "a new stream") from None
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ _KEY = "message"
 
 
 def packed(message: Mapping[str, Any]) -> bytes:
-    """A message of nested mappings with text keys, lists, tuples, tensors and plain values. Raises StreamError for anything else in it."""
+    """A message of nested mappings with text keys, lists, tuples, tensors, bytes and plain values. Raises StreamError for anything else in it."""
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_plain(message, tensors))
     return save(tensors, metadata={_KEY: text})
@@ -46,6 +46,8 @@ def _plain(value: Any, tensors: dict[str, Tensor]) -> Any:
         name = str(len(tensors))
         tensors[name] = value.detach().cpu().resolve_conj().resolve_neg().contiguous().clone()
         return {"tensor": name}
+    if isinstance(value, bytes):
+        return {"bytes": _plain(torch.frombuffer(bytearray(value or b"-"), dtype=torch.uint8)[: len(value)], tensors)["tensor"]}
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
@@ -69,6 +71,8 @@ def _whole(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     ((kind, content),) = value.items()
     if kind == "tensor":
         return tensors[content]
+    if kind == "bytes":
+        return tensors[content].numpy().tobytes()
     if kind == "tuple":
         return tuple(_whole(v, tensors) for v in content)
     if kind == "mapping":

@@ -113,17 +113,39 @@ class Result:
         from safetensors.numpy import save as serialize
 
         path = Path(path).with_suffix(".json")
-        arrays: dict[str, np.ndarray] = {}
-        document = {"cutaway": FORMAT, "kind": self.kind, "result": _encode(self, "", arrays)}
+        document, arrays = self._stored()
         text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
         # serialized here and written by Python, because safetensors reports a full disk as an error that is no OSError
         write_atomically(path.with_suffix(".safetensors"), lambda temporary: temporary.write_bytes(serialize(arrays)))
         return write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
 
+    def to_bytes(self) -> bytes:
+        """The whole result as one safetensors blob, with everything but the arrays in its header. `Result.from_bytes` reads it back."""
+        from safetensors.numpy import save as serialize
+
+        document, arrays = self._stored()
+        return serialize(arrays, metadata={"document": json.dumps(document, allow_nan=False)})
+
+    def _stored(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        arrays: dict[str, np.ndarray] = {}
+        return {"cutaway": FORMAT, "kind": self.kind, "result": _encode(self, "", arrays)}, arrays
+
+    @staticmethod
+    def from_bytes(blob: bytes) -> Result:
+        """What `to_bytes` made. Raises StorageError for anything else."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load as deserialize
+
+        try:
+            header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
+            document, arrays = json.loads(header["__metadata__"]["document"]), deserialize(blob)
+        except (ValueError, LookupError, TypeError, RecursionError, OverflowError, SafetensorError) as error:
+            raise StorageError("Read a result.", f"bytes that hold none ({type(error).__name__})", "what result.to_bytes made") from error
+        return _read(document, arrays, "Read a result.", "what result.to_bytes made")
+
     def to_json(self) -> str:
         """The whole result as one JSON document, arrays as nested lists, NaN as null."""
-        arrays: dict[str, np.ndarray] = {}
-        document = {"cutaway": FORMAT, "kind": self.kind, "result": _encode(self, "", arrays)}
+        document, arrays = self._stored()
         lists = {name: _nulls(array.tolist()) for name, array in arrays.items()}
         return json.dumps(_inlined(document, lists), ensure_ascii=False, allow_nan=False)
 
@@ -143,16 +165,19 @@ def load(path: str | os.PathLike[str]) -> Result:
         arrays = load_file(path.with_suffix(".safetensors"))
     except (OSError, ValueError, SafetensorError) as error:
         raise StorageError(f"Read the result {path}.", str(error), "a .json written by result.save, its .safetensors beside it") from error
+    return _read(document, arrays, f"Read the result {path}.", "a .json and a .safetensors of the same result.save, unedited")
+
+
+def _read(document: Any, arrays: Mapping[str, np.ndarray], asked: str, works: str) -> Result:
+    """What a document and its arrays stand for. Raises StorageError."""
     if not isinstance(document, dict) or document.get("cutaway") != FORMAT:
-        works = f'a file with "cutaway": {FORMAT}; newer files need a newer cutaway'
-        raise StorageError(f"Read the result {path}.", "another format", works)
+        raise StorageError(asked, "another format", f'one with "cutaway": {FORMAT}; newer ones need a newer cutaway')
     try:
         result = _decode(document["result"], arrays)
     except (LookupError, TypeError, ValueError) as error:
-        found = f"{type(error).__name__}: {error}"
-        raise StorageError(f"Read the result {path}.", found, "a .json and a .safetensors of the same result.save, unedited") from error
+        raise StorageError(asked, f"{type(error).__name__}: {error}", works) from error
     if not isinstance(result, Result):
-        raise StorageError(f"Read the result {path}.", f"a {type(result).__name__}", "a file whose top is a result")
+        raise StorageError(asked, f"a {type(result).__name__}", "one whose top is a result")
     return result
 
 

@@ -1,0 +1,119 @@
+"""Bytes in a folder, under the hash of what they are: a name never comes from a user, and damage is found when they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Container
+from pathlib import Path
+from typing import final
+
+from cutaway.errors import InputError, StorageError
+from cutaway.results.base import write_atomically
+
+_NAME = re.compile(r"[0-9a-f]{64}")
+_SUFFIX = ".result"
+
+
+@final
+class Results:
+    """A folder of results, which nobody but its owner may read; made where there is none.
+
+    flush: whether `put` waits for the disk. Without, a result survives the death of any process, but may not survive a power cut: then `get` says so.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, flush: bool = True) -> None:
+        self.folder, self._flush = Path(folder), flush
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise StorageError(f"Open {self.folder}.", error.strerror or str(error), "a folder that can be written to") from error
+
+    def put(self, content: bytes) -> str:
+        """Keep bytes, whole or not at all; returns their SHA-256. Those that are there are written anew: that heals them. Raises StorageError."""
+        name = hashlib.sha256(content).hexdigest()
+        path = self._path(name)
+        write_atomically(path, lambda temporary: self._write(temporary, content))
+        if self._flush:
+            _flush_folder(path.parent)
+        return name
+
+    def get(self, name: str) -> bytes:
+        """The bytes of that hash. Raises StorageError where they are gone or damaged, InputError for what is no hash."""
+        try:
+            content = self._path(name).read_bytes()
+        except OSError as error:
+            raise StorageError(f"Read the result {name}.", error.strerror or str(error), "to run the work again") from error
+        if hashlib.sha256(content).hexdigest() != name:
+            raise StorageError(f"Read the result {name}.", "other bytes than were put there", "to run the work again")
+        return content
+
+    def path(self, name: str) -> Path:
+        """A file with the bytes of that hash, which have been read and found whole. Raises StorageError, InputError."""
+        path = self._path(name)
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise StorageError(f"Read the result {name}.", error.strerror or str(error), "to run the work again") from error
+        if found != name:
+            raise StorageError(f"Read the result {name}.", "other bytes than were put there", "to run the work again")
+        return path
+
+    def size(self, name: str) -> int:
+        """Bytes of one result. Raises StorageError where it is gone."""
+        try:
+            return self._path(name).stat().st_size
+        except OSError as error:
+            raise StorageError(f"Read the result {name}.", error.strerror or str(error), "to run the work again") from error
+
+    def delete(self, name: str) -> None:
+        """Let go of one result, if it is there. Raises StorageError."""
+        _unlink(self._path(name))
+
+    def sweep(self, kept: Container[str], before: float) -> int:
+        """Let go of what is not to be kept, and of what a dead process left half-written, if it was written before that time. Returns how many.
+
+        Leave an hour: a result is put before a job is done with it, and until then only its age speaks for it.
+        """
+        gone = 0
+        for path in self.folder.glob("??/*"):
+            if path.name.removesuffix(_SUFFIX) in kept:
+                continue
+            try:
+                old = path.stat().st_mtime < before
+            except FileNotFoundError:  # another process has been here
+                continue
+            if old:
+                _unlink(path)
+                gone += 1
+        return gone
+
+    def _path(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise InputError("Find a result.", repr(name)[:80], "64 hexadecimal digits, as `put` returned them")
+        return self.folder / name[:2] / f"{name}{_SUFFIX}"
+
+    def _write(self, path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content)
+            if self._flush:
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"Delete {path.name}.", error.strerror or str(error), "a folder that can be written to") from error
+
+
+def _flush_folder(folder: Path) -> None:
+    """A rename survives a power cut once its folder is on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
