@@ -18,11 +18,11 @@ from typing import Any
 import psycopg
 import pytest
 
+from cutaway.remote.work import Work
 from cutaway.service.database import Database
 from cutaway.service.postgres import Postgres
 from cutaway.service.sqlite import Sqlite
 from cutaway.service.table import Rules, Table
-from cutaway.service.work import Work
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 

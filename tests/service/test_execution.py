@@ -19,10 +19,10 @@ from cutaway.engine.graph import Graph
 from cutaway.engine.node import Limits, Node
 from cutaway.models.any_module import AnyModule
 from cutaway.models.language import LanguageModel
+from cutaway.remote.work import Work
 from cutaway.results.base import Result
 from cutaway.service.execution import Execution
-from cutaway.service.outcomes import Stop
-from cutaway.service.work import Outcome, Work
+from cutaway.service.outcomes import Outcome, Stop
 
 TEXT = "red blue gold red blue"
 METHOD = {"method": "locate.direct_effect", "task": "induction:n=3,length=6"}

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from cutaway.errors import GraphError, ServiceError
-from cutaway.service.outcomes import Stop, Telling, told
-from cutaway.service.work import Outcome
+from cutaway.service.outcomes import Outcome, Stop, Telling, told
 
 
 def test_errors_of_the_user_carry_their_line() -> None:

@@ -9,12 +9,12 @@ import psycopg
 import pytest
 
 from cutaway.errors import StorageError
+from cutaway.remote.work import Work
 from cutaway.service import postgres as postgres_module
 from cutaway.service.database import MIGRATIONS
 from cutaway.service.jobs import State
 from cutaway.service.postgres import Postgres
 from cutaway.service.table import Table
-from cutaway.service.work import Work
 
 pytestmark = pytest.mark.slow
 

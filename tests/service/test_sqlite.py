@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 
 from cutaway.errors import StorageError
+from cutaway.remote.work import Work
 from cutaway.service import sqlite as sqlite_module
 from cutaway.service.database import MIGRATIONS
 from cutaway.service.jobs import NEXT, State
 from cutaway.service.results import Results
 from cutaway.service.sqlite import Sqlite
 from cutaway.service.table import Rules, Table
-from cutaway.service.work import Work
 
 PRELUDE = """
 import json, os, random, resource, signal, sys, time

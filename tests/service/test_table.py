@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
 
 from cutaway.errors import ConflictError, GraphError, InputError, UnknownNameError
+from cutaway.remote.work import Work
 from cutaway.service.database import Database
 from cutaway.service.jobs import FINAL, LEASED, NEXT, Job, State
 from cutaway.service.postgres import Postgres
 from cutaway.service.sqlite import Sqlite
 from cutaway.service.table import Rules, Table
-from cutaway.service.work import Work
 
 Make = Callable[..., Work]
 PROBLEM = {"type": "graph-error", "detail": "Node 3."}

@@ -24,10 +24,10 @@ from cutaway.engine.replaying import Replayed
 from cutaway.errors import InputError, PromptError
 from cutaway.models.language import LanguageModel
 from cutaway.progress import reporting
+from cutaway.remote.work import Work
 from cutaway.service import inputs
-from cutaway.service.outcomes import Stop, Telling, cancelled
+from cutaway.service.outcomes import Outcome, Stop, Telling, cancelled
 from cutaway.service.runners.base import OnEvent
-from cutaway.service.work import Outcome, Work
 
 _OFTEN = 0.1
 """Seconds between two events of progress."""

@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 if TYPE_CHECKING:
-    from cutaway.service.work import Work
+    from cutaway.remote.work import Work
 
 
 class State(StrEnum):

@@ -6,19 +6,34 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, final
 
 import torch
 
 from cutaway.errors import CutawayError, ServiceError
-from cutaway.service.problem import problem
-from cutaway.service.work import Outcome
+from cutaway.remote.problem import problem
 
 _LOG = logging.getLogger("cutaway.service")
 _LINE = re.compile(r"(?:at |\()([^()]+:\d+)\)?\.")
 _MEMORY = (MemoryError, torch.OutOfMemoryError)
+
+
+@final
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a work: the bytes of a result, or a problem; neither where whoever ran it was lost. seconds: of computing."""
+
+    result: bytes | None = field(default=None, repr=False)
+    problem: Mapping[str, Any] | None = None
+    seconds: float = 0.0
+
+    @property
+    def lost(self) -> bool:
+        """Whether nobody lived to tell."""
+        return self.result is None and self.problem is None
 
 
 @final

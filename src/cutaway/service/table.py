@@ -10,12 +10,12 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, final
 
 from cutaway.errors import ConflictError, InputError, ServiceError, UnknownNameError
+from cutaway.remote.problem import problem
 from cutaway.service.database import Database, Execute
 from cutaway.service.jobs import FINAL, LEASED, NEXT, Event, Job, State
-from cutaway.service.problem import problem
 
 if TYPE_CHECKING:
-    from cutaway.service.work import Work
+    from cutaway.remote.work import Work
 
 DAY = 86_400.0
 _FIELDS = tuple(f.name for f in fields(Job))

@@ -13,9 +13,10 @@ import pytest
 import cutaway as cut
 from cutaway.engine import wire
 from cutaway.models.language import LanguageModel
+from cutaway.remote.work import Work
+from cutaway.service.outcomes import Outcome
 from cutaway.service.runners.base import Settings
 from cutaway.service.runners.process import Process
-from cutaway.service.work import Outcome, Work
 
 NAME = "induction_lm"
 TEXT = "red blue gold red blue"

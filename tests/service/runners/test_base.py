@@ -15,11 +15,11 @@ import cutaway as cut
 from cutaway.engine.graph import Graph
 from cutaway.engine.node import Node
 from cutaway.errors import CutawayError, ServiceError, StreamError
+from cutaway.remote.work import Work
 from cutaway.results.base import Result
 from cutaway.service.runners.base import Runner, Settings
 from cutaway.service.runners.inline import Inline
 from cutaway.service.runners.process import Process
-from cutaway.service.work import Work
 from cutaway.tasks.base import find_task
 
 NAME = "induction_lm"

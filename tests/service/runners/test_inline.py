@@ -13,9 +13,9 @@ import torch
 from cutaway.engine import wire
 from cutaway.errors import CutawayError, ServiceError, StreamError
 from cutaway.models.any_module import AnyModule
+from cutaway.remote.work import Work
 from cutaway.service.runners.base import Settings
 from cutaway.service.runners.inline import Inline
-from cutaway.service.work import Work
 
 NAME = "induction_lm"
 

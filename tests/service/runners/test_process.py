@@ -17,9 +17,9 @@ import torch
 
 from cutaway.engine.node import Limits
 from cutaway.errors import ServiceError, StreamError
+from cutaway.service.outcomes import Outcome
 from cutaway.service.runners.base import Settings
 from cutaway.service.runners.process import Process
-from cutaway.service.work import Outcome
 
 NAME = "induction_lm"
 Started = Callable[..., tuple[dict[str, Outcome], threading.Thread]]

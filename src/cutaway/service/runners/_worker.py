@@ -19,11 +19,11 @@ import torch
 
 from cutaway.engine.node import Limits
 from cutaway.errors import CutawayError
+from cutaway.remote.work import Work
 from cutaway.service.outcomes import told
 from cutaway.service.runners._channel import Channel
 from cutaway.service.runners.base import Settings
 from cutaway.service.runners.inline import Inline
-from cutaway.service.work import Work
 
 
 def serve(channel: Channel) -> None:

@@ -8,7 +8,8 @@ from typing import Any, Protocol, final
 
 from cutaway.engine.node import Limits
 from cutaway.engine.streaming import PARK
-from cutaway.service.work import Outcome, Work
+from cutaway.remote.work import Work
+from cutaway.service.outcomes import Outcome
 
 OnEvent = Callable[[str, str, Mapping[str, Any]], None]
 """Takes a job's id, the type of an event ("progress") and its data ({"label", "done", "total"}). May be called from any thread; must not raise."""

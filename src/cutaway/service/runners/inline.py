@@ -16,10 +16,10 @@ from cutaway.engine.model import Model
 from cutaway.engine.streaming import Hosted
 from cutaway.errors import ServiceError, StreamError
 from cutaway.models import opening
+from cutaway.remote.work import Work
 from cutaway.service.execution import Execution
-from cutaway.service.outcomes import Stop
+from cutaway.service.outcomes import Outcome, Stop
 from cutaway.service.runners.base import OnEvent, Settings
-from cutaway.service.work import Outcome, Work
 
 
 @final

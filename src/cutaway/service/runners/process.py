@@ -21,10 +21,10 @@ from typing import Any, final
 from cutaway import errors
 from cutaway.engine import wire
 from cutaway.errors import CutawayError, ServiceError
-from cutaway.service.outcomes import cancelled, too_long
+from cutaway.remote.work import Work
+from cutaway.service.outcomes import Outcome, cancelled, too_long
 from cutaway.service.runners._channel import Channel
 from cutaway.service.runners.base import OnEvent, Settings
-from cutaway.service.work import Outcome, Work
 
 _RAISED = ("WeightsError", "LayoutError", "ParityError", "ModelError", "InputError", "StreamError", "ServiceError")
 """Errors of a worker that are raised here as what they are; others as ServiceError."""

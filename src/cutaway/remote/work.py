@@ -1,4 +1,4 @@
-"""What a user asks the service for, and what comes of it: plain data that is stored, sent and hashed."""
+"""What a user asks the service for: plain data that is stored, sent and hashed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from cutaway.engine.graph import Graph
 from cutaway.engine.node import Limits
 from cutaway.engine.wire import packed, unpacked
 from cutaway.errors import InputError
-from cutaway.service.problem import problem as problem
 
 MiB = 2**20
 _NAME = 300
@@ -103,21 +102,6 @@ class Work:
             raise InputError(
                 "Work with a task and arguments.", str(error)[:200], "plain JSON: texts, finite numbers, lists, objects"
             ) from error
-
-
-@final
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a work: the bytes of a result, or a problem; neither where whoever ran it was lost. seconds: of computing."""
-
-    result: bytes | None = field(default=None, repr=False)
-    problem: Mapping[str, Any] | None = None
-    seconds: float = 0.0
-
-    @property
-    def lost(self) -> bool:
-        """Whether nobody lived to tell."""
-        return self.result is None and self.problem is None
 
 
 def _digest(*parts: str | bytes) -> str:

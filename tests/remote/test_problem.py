@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from cutaway.errors import GraphError, UnknownNameError
-from cutaway.service.problem import problem
+from cutaway.remote.problem import problem
 
 
 def test_parts_and_line_travel() -> None:
