@@ -125,7 +125,7 @@ def test_generation(lm: LanguageModel) -> None:
 
 def test_sizes_are_known_before(lm: LanguageModel) -> None:
     one = work(recorded(lm), sent(TEXT))
-    assert Execution(lm).sizes(one) == {"logits": saved(Execution(lm).run({"j": one})["j"])["logits"].nbytes}
+    assert Execution(lm).measure(one).sizes == {"logits": saved(Execution(lm).run({"j": one})["j"])["logits"].nbytes}
 
 
 def test_a_method_gives_what_it_gives_here(lm: LanguageModel) -> None:
@@ -234,7 +234,7 @@ def busy(lm: LanguageModel, steps: int) -> Work:
 @pytest.mark.slow
 def test_time_ends_a_job_and_not_those_beside_it(lm: LanguageModel) -> None:
     works = {"long": busy(lm, 200), "short": work(recorded(lm), sent(TEXT))}
-    Execution(lm, Limits(values=2**40)).sizes(works["long"])  # known shapes pass at once from here on
+    Execution(lm, Limits(values=2**40)).measure(works["long"])  # known shapes pass at once from here on
     done = Execution(lm, Limits(values=2**40)).run(works, stop=Stop(1.5))
     assert problem(done["long"])["type"] == "time-limit" and saved(done["short"])["logits"].ndim == 3
 

@@ -21,11 +21,13 @@ from cutaway.engine.graph import Graph
 from cutaway.engine.model import Model
 from cutaway.engine.node import Limits
 from cutaway.engine.replaying import Replayed
+from cutaway.engine.stack import batch_size
 from cutaway.errors import InputError, PromptError
 from cutaway.models.language import LanguageModel
 from cutaway.progress import reporting
 from cutaway.remote.work import Work
 from cutaway.service import inputs
+from cutaway.service.measured import Measured
 from cutaway.service.outcomes import Outcome, Stop, Telling, cancelled
 from cutaway.service.runners.base import OnEvent
 
@@ -47,6 +49,8 @@ class _Replay:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     driver: Callable[..., Any] | None
+    steps: int = 0
+    """Tokens that the driver adds to the prompt."""
 
     @property
     def packs(self) -> bool:
@@ -83,11 +87,15 @@ class Execution:
         # what was cancelled while others went on is not wanted, even if it is there
         return {j: dataclasses.replace(done[j], result=None, problem=cancelled()) if stop.cancelled([j]) else done[j] for j in works}
 
-    def sizes(self, work: Work) -> dict[str, int]:
-        """Bytes of each value that a graph would save, from a run on shapes alone. Raises GraphError, InputError, ..., as the graph's run would."""
+    def measure(self, work: Work) -> Measured:
+        """What a graph would take, from a run on shapes alone. Raises GraphError, InputError, ..., as the graph's run would."""
         read = self._read(work)
         with torch.set_grad_enabled(_differentiates(read.graph)):
-            return replaying.rehearse(self._model, read.graph, read.args, read.driver, self._limits, read.kwargs)
+            sizes = replaying.rehearse(self._model, read.graph, read.args, read.driver, self._limits, read.kwargs)
+        if not isinstance(self._model, LanguageModel):
+            return Measured(batch_size(self._model.arguments(read.args, read.kwargs)), 1, read.packs, sizes)
+        rows, width = self._model.tokens(read.args[0]).ids.shape
+        return Measured(rows, width + read.steps, read.packs, sizes)
 
     # Graphs
 
@@ -107,7 +115,9 @@ class Execution:
             args = (inputs.prompts(args[0], self._model),)
         device = self._model.device
         args, kwargs = fake.mapped((tuple(args), dict(kwargs)), lambda tensor: tensor.to(device))
-        return _Replay(graph, self._model.prepare(args), kwargs, None if driver is None else self._driver(driver, args))
+        if driver is None:
+            return _Replay(graph, self._model.prepare(args), kwargs, None)
+        return _Replay(graph, self._model.prepare(args), kwargs, self._driver(driver, args), driver.get("new_tokens", 0))
 
     def _driver(self, told: Any, args: tuple[Any, ...]) -> Callable[..., Any]:
         driver = self._model.driver(told)

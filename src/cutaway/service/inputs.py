@@ -163,3 +163,30 @@ def _fields(what: str, data: Any, known: tuple[str, ...], needed: tuple[str, ...
     if missing:
         raise InputError(f"Read {what}.", f"no {missing[0]}", f"an object with {', '.join(needed)}")
     return data
+
+
+def schema(function: Callable[..., Any]) -> dict[str, Any]:
+    """The JSON Schema (2020-12) of what `arguments` takes for a method."""
+    hints = typing.get_type_hints(function)
+    properties, required = {}, []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is not parameter.KEYWORD_ONLY or parameter.name == "seed":
+            continue
+        kinds = [_schema(kind) for kind in _kinds(hints[parameter.name])]
+        properties[parameter.name] = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+        if parameter.default is parameter.empty:
+            required.append(parameter.name)
+        else:
+            default = parameter.default
+            properties[parameter.name] = properties[parameter.name] | {"default": list(default) if isinstance(default, tuple) else default}
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _schema(kind: Any) -> dict[str, Any]:
+    if typing.get_origin(kind) is typing.Literal:
+        return {"enum": list(typing.get_args(kind))}
+    if typing.get_origin(kind) is tuple:
+        return {"type": "array", "items": _schema(typing.get_args(kind)[0]), "maxItems": _LONGEST}
+    if kind is str:
+        return {"type": "string", "maxLength": _LONGEST}
+    return {"type": {bool: "boolean", int: "integer", float: "number"}.get(kind, "null")}

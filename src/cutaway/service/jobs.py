@@ -150,14 +150,20 @@ class Jobs(Protocol):
     def cancel(self, id: str, user: str | None) -> Job:
         """End a job that is not final. Its worker learns of it when it renews. Raises UnknownNameError."""
 
-    def expire(self) -> list[Job]:
-        """End leases that have run out; let go of results, then of jobs, that are too old. Returns the jobs whose lease ended, as they are now."""
+    def expire(self, *, everybody: bool = False) -> list[Job]:
+        """End leases that have run out; let go of results, then of jobs, that are too old. Returns the jobs whose lease ended, as they are now.
+
+        everybody: end all leases; for the only server of a table, when it starts.
+        """
 
     def events(self, id: str, user: str | None, after: int = 0) -> list[Event]:
         """What happened to a job after the event of that number. Raises UnknownNameError."""
 
     def position(self, id: str, user: str | None) -> int:
         """Which of the jobs that wait for its model it is, by arrival: 1 is the first; 0 where it does not wait. Raises UnknownNameError."""
+
+    def unfinished(self, user: str) -> int:
+        """How many jobs of a user are not final."""
 
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state."""

@@ -168,10 +168,11 @@ class Table:
             self._move(sql, self._number(sql, id, user), State.CANCELLED)
             return self._job(sql, id, user)
 
-    def expire(self) -> list[Job]:
+    def expire(self, *, everybody: bool = False) -> list[Job]:
         now = self._clock()
         with self._database.change("Expire jobs.") as sql:
-            late = sql("SELECT number, id FROM jobs WHERE state IN ('loading', 'running') AND until < ?", (now,)).fetchall()
+            ended = float("inf") if everybody else now
+            late = sql("SELECT number, id FROM jobs WHERE state IN ('loading', 'running') AND until < ?", (ended,)).fetchall()
             for number, _ in late:
                 self._lose(sql, number)
             old = sql("SELECT number FROM jobs WHERE state = 'done' AND finished < ?", (now - self._rules.results,)).fetchall()
@@ -195,6 +196,12 @@ class Table:
                 return 0
             ahead = sql("SELECT COUNT(*) FROM jobs WHERE state = 'queued' AND model = ? AND number <= ?", (job.model, number))
             return int(ahead.fetchone()[0])
+
+    def unfinished(self, user: str) -> int:
+        with self._database.read("Count jobs.") as sql:
+            going = sorted(set(State) - FINAL)
+            row = sql(f"SELECT COUNT(*) FROM jobs WHERE owner = ? AND state IN ({_marks(going)})", (user, *going)).fetchone()
+        return int(row[0])
 
     def counts(self) -> dict[State, int]:
         with self._database.read("Count jobs.") as sql:

@@ -1,0 +1,63 @@
+"""Serve models to others, or to yourself: the same traces and methods, from a machine without their weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+GB = 10**9
+
+
+@click.command(
+    help="Serve models over HTTP. From this machine alone no key is needed, unless one was issued; from others `cutaway keys` issues them."
+)
+@click.argument("models", nargs=-1, required=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="the address to listen at")
+@click.option("--port", default=8000, show_default=True, help="0 for any that is free")
+@click.option("--folder", type=click.Path(path_type=Path), help="where jobs, results and keys are kept")
+@click.option("--database", default="", help="postgresql://..., shared by several servers; a file in the folder unless given")
+@click.option("--process", "runner", flag_value="process", help="each model in an operating-system process of its own")
+@click.option(
+    "--cluster", metavar="ADDRESS", is_flag=False, flag_value="local", help="on Ray: at that address, or started here without one"
+)
+@click.option("--device", default="cpu", show_default=True, help="of the weights: cpu, cuda, cuda:1")
+@click.option("--dtype", default="float32", show_default=True, help="of the weights: float32, bfloat16, float16")
+@click.option("--memory", type=float, help="gigabytes that weights may take together; the least needed make room")
+@click.option("--seconds", type=float, help="that a job may run")
+@click.option(
+    "--quota", type=float, help="seconds of computing that each user gets per second, saved up for an hour; unlimited unless given"
+)
+@click.option("--flush", is_flag=True, help="accepted jobs survive a power cut too: about 40 ms more for each")
+@click.option(
+    "--log", default="warning", show_default=True, type=click.Choice(["debug", "info", "warning", "error"]), help="how much is logged"
+)
+def serve(models: tuple[str, ...], host: str, port: int, log: str, **chosen: Any) -> None:
+    """See `cutaway serve --help`."""
+    try:
+        from cutaway.service import serving
+    except ModuleNotFoundError as error:
+        from cutaway.errors import ServiceError
+
+        raise ServiceError("Serve models.", f"no {error.name} here", "pip install 'cutaway[service]'") from error
+    from cutaway.service.quota import Quota
+    from cutaway.service.runners.base import Settings
+    from cutaway.service.scheduler import Policy
+    from cutaway.service.telemetry import logs
+
+    logs(log)
+    memory, quota = chosen["memory"], chosen["quota"]
+    cluster = chosen["cluster"]
+    site = serving.Site(
+        tuple(dict.fromkeys(models)),
+        folder=chosen["folder"] or serving.FOLDER,
+        database=chosen["database"],
+        runner="ray" if cluster else chosen["runner"] or "inline",
+        cluster="" if cluster in (None, "local") else cluster,
+        flush=chosen["flush"],
+        settings=Settings(device=chosen["device"], dtype=chosen["dtype"], seconds=chosen["seconds"]),
+        policy=Policy(memory=None if memory is None else int(memory * GB)),
+        quota=Quota() if quota is None else Quota(rate=quota, burst=3_600 * quota),
+    )
+    serving.serve(site, host, port)

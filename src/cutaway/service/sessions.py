@@ -1,0 +1,93 @@
+"""Streamed sessions of users: a body at home, its forward parked here (`engine.streaming`). They live as long as this server does."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import final
+
+from cutaway.errors import BusyError, ServiceError, UnknownNameError
+from cutaway.service.dispatch import Dispatcher
+from cutaway.service.quota import Balances
+from cutaway.service.runners.base import Runner
+
+PER_USER = 2
+"""Sessions that a user may have open."""
+
+
+@final
+@dataclass
+class _Session:
+    user: str
+    model: str
+    stream: str
+    used: float = field(default_factory=time.monotonic)
+
+
+@final
+class Sessions:
+    """Who has which stream open. park: seconds after the last message at which a session has ended; it is the runner that lets its forward go."""
+
+    def __init__(self, runner: Runner, dispatcher: Dispatcher, balances: Balances, park: float, load: float = 600.0) -> None:
+        self._runner, self._dispatcher, self._balances, self.park, self._load = runner, dispatcher, balances, park, load
+        self._open: dict[str, _Session] = {}
+        self._opening: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        dispatcher.kept = self.models
+
+    def models(self) -> frozenset[str]:
+        """Models that have a session."""
+        return frozenset(one.model for one in self._alive().values())
+
+    def open(self, user: str, model: str) -> str:
+        """Begin a session, once its model is open; returns its id. Raises BusyError, ServiceError, and what opening the model raises."""
+        self._balances.refuse(user, 0)
+        with self._lock:
+            if sum(one.user == user for one in self._alive().values()) + self._opening[user] >= PER_USER:
+                raise BusyError("Open a session.", f"{PER_USER} that are open", "to end one first", retry_after=5)
+            self._opening[user] += 1
+        try:
+            wanted: Future[None] = self._dispatcher.want(user, model)
+            try:
+                wanted.result(self._load)
+            except TimeoutError as error:
+                raise ServiceError("Open a session.", f"a model that is not open after {self._load:g} seconds", "to try later") from error
+            id = self._runner.open_stream(model)
+            with self._lock:
+                self._open[id] = _Session(user, model, id)
+            return id
+        finally:
+            with self._lock:
+                self._opening[user] -= 1
+
+    def send(self, user: str, id: str, message: bytes) -> bytes:
+        """A message, and its answer; an error of the body is an answer. Raises UnknownNameError where the user has no such session."""
+        session = self._of(user, id)
+        began = time.monotonic()
+        try:
+            return self._runner.send(session.stream, message)
+        finally:
+            session.used = time.monotonic()
+            self._balances.charge(user, session.used - began)
+
+    def close(self, user: str, id: str) -> None:
+        """End a session. Raises UnknownNameError where the user has none of that id."""
+        session = self._of(user, id)
+        with self._lock:
+            self._open.pop(id, None)
+        self._runner.close_stream(session.stream)
+        self._dispatcher.wake()
+
+    def _of(self, user: str, id: str) -> _Session:
+        session = self._alive().get(id)
+        if session is None or session.user != user:
+            raise UnknownNameError("session", id[:40], [i for i, one in self._alive().items() if one.user == user])
+        return session
+
+    def _alive(self) -> dict[str, _Session]:
+        until = time.monotonic() - self.park
+        self._open = {id: one for id, one in list(self._open.items()) if one.used > until}
+        return self._open
