@@ -36,6 +36,11 @@ def forward(module: nn.Module, within: FakeTensorMode) -> Iterator[None]:
                 home[name] = value
 
 
+def weightless(module: nn.Module) -> bool:
+    """Whether weights of a module are on "meta": then it can only be run on shapes."""
+    return any(weight.is_meta for weight in module.parameters())
+
+
 def tensors_of(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
     """Weights, buffers and other tensors that a module and its parts hold: where each is kept, under which name."""
     for part in module.modules():

@@ -60,7 +60,8 @@ class Interpreter:
         dry: FakeTensorMode | None = None,
         weights: Weights | None = None,
     ) -> None:
-        self.device = model.device
+        self._weightless = dry is not None and fake.weightless(model.module)
+        self.device = torch.device("meta") if self._weightless else model.device
         self.constants = constants
         self.values: list[Any] = []
         self._model, self._limits, self._dry = model, limits, dry
@@ -116,7 +117,7 @@ class Interpreter:
         plain: dict[str, Callable[[], Any]] = {
             "ellipsis": lambda: ...,
             "dtype": lambda: getattr(torch, content),
-            "device": lambda: self.device if content == "model" else torch.device(content),
+            "device": lambda: self.device if content == "model" or self._weightless else torch.device(content),
             "float": lambda: float(content),
             "complex": lambda: complex(*content),
         }

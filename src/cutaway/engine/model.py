@@ -143,7 +143,7 @@ class Model(ABC):
         args, kwargs = self.arguments(self.prepare(inputs), options)
         opening = {"args": list(args), "kwargs": kwargs, "grad": torch.is_grad_enabled()} | ({} if fn is None else {"driver": fn.data()})
         recorder = StreamRecorder(self.module, self.name, within, to, opening)
-        a, k = self._shapes((args, kwargs), within)
+        a, k = self.shapes((args, kwargs), within)
         forward = partial(fn or self.module, *a, **k)
         return Stream(Trace(self, forward, fn is not None, partial(fake.forward, self.module, within), recorder), recorder, to)
 
@@ -157,14 +157,13 @@ class Model(ABC):
         found = next((p.device for p in self.module.parameters()), torch.device("cpu"))
         return torch.device("cpu") if found.type == "meta" else found
 
-    def _shapes(self, arguments: Any, within: FakeTensorMode) -> Any:
+    def shapes(self, arguments: Any, within: FakeTensorMode) -> Any:
         """Arguments as fake tensors, where the weights are."""
-        meta = any(p.is_meta for p in self.module.parameters())
-        return fake.faked(fake.mapped(arguments, lambda t: t.to("meta")) if meta else arguments, within)
+        return fake.faked(fake.mapped(arguments, lambda t: t.to("meta")) if fake.weightless(self.module) else arguments, within)
 
     def _faked(self, inputs: tuple[Any, ...], fn: Callable[..., Any] | None, options: dict[str, Any], seed: int | None) -> Trace:
         within = fake.mode()
-        args, kwargs = self._shapes(self.arguments(self.prepare(inputs), options), within)
+        args, kwargs = self.shapes(self.arguments(self.prepare(inputs), options), within)
         recorder = None if seed is None else Recorder(self.module, self.name, within, seed)
         return Trace(
             self, partial(fn or self.module, *args, **kwargs), fn is not None, partial(fake.forward, self.module, within), recorder

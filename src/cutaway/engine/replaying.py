@@ -87,7 +87,7 @@ def rehearse(
     passed, key = _PASSED.setdefault(model.module, {}), _key(model, graph, (args, kwargs), limits)
     if fn is not None or key not in passed:
         within = fake.mode()
-        args, kwargs = fake.faked((args, kwargs), within)
+        args, kwargs = model.shapes((args, kwargs), within)
         run = Trace(model, partial(fn or model.module, *args, **kwargs), fn is not None, partial(fake.forward, model.module, within))
         _drive(model, run, Interpreter(model, graph.constants, limits, within), graph, guarded)
         if fn is not None:

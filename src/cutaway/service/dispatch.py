@@ -24,6 +24,7 @@ from cutaway.service.catalogue import Catalogue
 from cutaway.service.jobs import Job, Jobs, State
 from cutaway.service.measured import Measured
 from cutaway.service.outcomes import Outcome, told
+from cutaway.service.quota import Balances
 from cutaway.service.results import Results
 from cutaway.service.runners.base import Runner
 from cutaway.service.scheduler import Load, Scheduler, Unload, Waiting
@@ -48,12 +49,13 @@ class Dispatcher:
         results: Results,
         runner: Runner,
         scheduler: Scheduler,
+        balances: Balances,
         telemetry: Telemetry,
         changed: Callable[[str], None],
         lease: float = LEASE,
     ) -> None:
         self._catalogue, self._jobs, self._results, self._runner = catalogue, jobs, results, runner
-        self._scheduler, self._telemetry, self._changed, self._lease = scheduler, telemetry, changed, lease
+        self._scheduler, self._balances, self._telemetry, self._changed, self._lease = scheduler, balances, telemetry, changed, lease
         self._worker = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._pool = ThreadPoolExecutor(2 * len(list(catalogue)), thread_name_prefix="run")
         self._wake, self._stopping = threading.Event(), threading.Event()
@@ -282,7 +284,7 @@ class Dispatcher:
             _LOG.error("the outcome of job %s is lost: %s", job.id, error.found)
             counted = False
         self._let_go(job)
-        self._scheduler.balances.charge(job.user, outcome.seconds)
+        self._balances.charge(job.user, outcome.seconds)
         if counted:
             state = State.QUEUED if outcome.lost else State.FAILED if outcome.problem else State.DONE
             self._telemetry.job(job.kind, state, (job.started or job.accepted) - job.accepted, outcome.seconds)

@@ -7,7 +7,7 @@ whoever is served then. A user whose balance is below 0 comes after all others, 
 **Packing.** Graphs for one model share a forward, a job of each user in turn, within bounds on jobs and tokens.
 
 **Room.** A model is loaded where it fits. Where it does not, models make room for it whose own jobs, if any, come later in the order: those nobody
-waits for first, the one needed longest ago first, and not more of them than its bytes ask for. A model with jobs waiting is kept for `stay` seconds
+waits for first, the one needed longest ago first, and no more of them than its bytes ask for. A model with jobs waiting is kept for `stay` seconds
 after it was opened. One that is busy can finish, and starts nothing more; pinned ones stay. Room that is granted cannot be taken by those behind.
 
 The turns are those of start-time fair queueing (Goyal, Vin and Cheng 1996), with what a job took known only afterwards.
@@ -111,19 +111,19 @@ class _Queue:
 @final
 @dataclass(frozen=True)
 class _View:
-    """What room is shared by. stuck: models that cannot go now. place: models that jobs wait for -> which is first in the order of users.
+    """What room is shared by. bound: models that cannot go. place: models that jobs wait for -> which is first in the order of users.
 
     opened, needed: when models were, last.
     """
 
     now: float
     open: Mapping[str, int]
-    stuck: Collection[str]
+    busy: Collection[str]
     loading: Collection[str]
+    bound: Collection[str]
     place: Mapping[str, int]
     opened: Mapping[str, float]
     needed: Mapping[str, float]
-    kept: Collection[str]
 
 
 @final
@@ -150,20 +150,20 @@ class Scheduler:
         sizes: Mapping[str, int],
         kept: Collection[str] = (),
     ) -> list[Action]:
-        """What to do now. Call it again whenever something has changed: a model is loaded into room that is free, and not into room that will be.
+        """What to do now, in this order: a model is loaded into room that is free once those before it are gone.
 
         waiting: oldest first. open: model -> bytes. busy: models that run something, or are being let go. sizes: model -> bytes, as far as known; one
         of unknown size counts as all memory. kept: models that are not let go now, such as those that have a session. A model that can never fit is
         never loaded: its jobs are the caller's to refuse.
         """
-        now, stuck = self._clock(), {*busy, *kept, *loading}
+        now, bound = self._clock(), {*self._policy.pinned, *kept, *loading}
         queues = self._in_order(waiting, now)
         place: dict[str, int] = {}
         for queue in queues:
             place.setdefault(queue.model, len(place))
         self._opened = {model: self._opened.get(model, now) for model in open}
-        self._needed = {model: now if model in place or model in busy or model in kept else self._needed.get(model, now) for model in open}
-        room = _Room(self._policy, _View(now, open, busy, loading, place, self._opened, self._needed, kept))
+        self._needed = {model: now if model in place or model in busy or model in bound else self._needed.get(model, now) for model in open}
+        room = _Room(self._policy, _View(now, open, busy, loading, bound, place, self._opened, self._needed))
         room.share(sizes)
         runs = []
         for model in place:
@@ -250,15 +250,15 @@ class _Room:
             if free + gained < bytes or any(map(self._young, victims)):
                 continue
             self.held.update(victims)  # together or not at all: only what runs already stands in the way
-            if not any(victim in view.stuck for victim in victims):
+            if not any(victim in view.busy for victim in victims):
                 self.unloads += victims
                 self.loads.append(model)
                 free += gained - bytes
 
     def _victims(self, model: str, short: float, kept: Mapping[str, int]) -> list[str] | None:
         """Models that make room for another by going, as few as will do; None where they cannot."""
-        place, bound = self._view.place, {*self._policy.pinned, *self._view.kept}
-        able = [m for m in kept if m not in bound and place.get(m, math.inf) > place[model]]
+        place = self._view.place
+        able = [m for m in kept if m not in self._view.bound and place.get(m, math.inf) > place[model]]
         chosen: list[str] = []
         for victim in sorted(able, key=self._cost):
             if short > 0:
@@ -274,7 +274,7 @@ class _Room:
 
     def _cost(self, model: str) -> tuple[float, ...]:
         view = self._view
-        return self._young(model), model in view.stuck, model in view.place, view.needed[model], -view.place.get(model, 0)
+        return self._young(model), model in view.busy, model in view.place, view.needed[model], -view.place.get(model, 0)
 
     def _young(self, model: str) -> bool:
         return model in self._view.place and self._view.now - self._view.opened[model] < self._policy.stay

@@ -18,7 +18,7 @@ from cutaway.service import inputs
 from cutaway.service.catalogue import Catalogue
 from cutaway.service.dispatch import Dispatcher
 from cutaway.service.jobs import LEASED, Job, Jobs, State
-from cutaway.service.quota import Quota
+from cutaway.service.quota import Balances, Quota
 from cutaway.service.results import Results
 from cutaway.service.runners.base import Runner, Settings
 from cutaway.service.scheduler import Policy, Scheduler
@@ -81,9 +81,9 @@ class Server:
         self.telemetry, self._alone = telemetry or Telemetry(), alone
         self._listeners: dict[str, set[Callable[[], None]]] = {}
         self._lock = threading.Lock()
-        scheduler = Scheduler(self.policy, self.quota)
-        self.balances = scheduler.balances
-        self.dispatcher = Dispatcher(catalogue, jobs, results, runner, scheduler, self.telemetry, self._changed, lease)
+        self.balances = Balances(self.quota)
+        scheduler = Scheduler(self.policy, self.balances)
+        self.dispatcher = Dispatcher(catalogue, jobs, results, runner, scheduler, self.balances, self.telemetry, self._changed, lease)
         self.sessions = Sessions(runner, self.dispatcher, self.balances, self.settings.park)
         self.telemetry.watch(jobs.counts, runner.loaded)
 

@@ -59,7 +59,7 @@ class Site:
     quota: Quota = field(default_factory=Quota)
 
 
-def database(site: Site) -> Database:
+def tables(site: Site) -> Database:
     """The database of a server. Raises StorageError."""
     if site.database:
         from cutaway.service.postgres import Postgres
@@ -78,13 +78,13 @@ def opened(site: Site) -> Iterator[tuple[Server, Keys]]:
     with contextlib.ExitStack() as stack:
         if not site.database:
             stack.enter_context(_alone(site.folder))
-        tables = database(site)
-        stack.callback(tables.close)
+        kept = tables(site)
+        stack.callback(kept.close)
         results = Results(site.folder / "results", flush=site.flush)
         runner = _runner(site)
         server = Server(
             catalogue,
-            Table(tables),
+            Table(kept),
             results,
             runner,
             policy=site.policy,
@@ -97,7 +97,7 @@ def opened(site: Site) -> Iterator[tuple[Server, Keys]]:
         server.start()
         for name in site.models:
             server.dispatcher.want("", name)
-        yield server, Keys(tables)
+        yield server, Keys(kept)
 
 
 def serve(site: Site, host: str, port: int) -> None:

@@ -137,7 +137,8 @@ class _Application:
                 ray.kill(ray.get_actor(self._actor[0], namespace=self._actor[1]))
 
     def close(self) -> None:
-        serve.delete(self._name)
+        with contextlib.suppress(RayError, RayServeException):  # the cluster is gone
+            serve.delete(self._name)
         self._pool.shutdown()
 
     def _asked(self, question: dict[str, Any]) -> dict[str, Any]:
