@@ -7,6 +7,7 @@ import time
 import uuid
 from typing import Any, final
 
+import anyio
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -49,6 +50,8 @@ _STATUS: tuple[tuple[type[CutawayError], int], ...] = (
 )
 JSON = 4 * MiB
 """Bytes that a body of JSON may have."""
+PATIENCE = 300.0
+"""Seconds in which a body has to be there."""
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -111,6 +114,9 @@ class Doorway:
         most, length = _most(headers), headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > most:
             return _plain(413, "too-large", "Send a body.", f"{int(length):,} bytes", f"at most {most:,}")
+        encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").strip().lower()
+        if encoding not in ("", "identity"):  # nothing is unpacked here, so that little cannot become much
+            return _plain(415, "input-error", "Send a body.", f"the encoding {encoding[:80]!r}", "a body as it is")
         return None
 
 
@@ -119,13 +125,19 @@ def _most(headers: dict[bytes, bytes]) -> int:
 
 
 def _bounded(receive: Receive, most: int) -> Receive:
-    """A body of which no more is read than may be, whatever its headers say."""
-    total = 0
+    """A body of which no more is read than may be, for no longer than may be, whatever its headers say."""
+    total, whole, until = 0, False, anyio.current_time() + PATIENCE
 
     async def bounded() -> Message:
-        nonlocal total
-        message = await receive()
-        total += len(message.get("body", b""))
+        nonlocal total, whole
+        if whole:
+            return await receive()
+        try:
+            with anyio.fail_after(max(until - anyio.current_time(), 0.0)):
+                message = await receive()
+        except TimeoutError:
+            raise HTTPException(408, f"a body that is not there after {PATIENCE:g} seconds") from None
+        total, whole = total + len(message.get("body", b"")), not message.get("more_body", False)
         if total > most:
             raise HTTPException(413, f"more than {most:,} bytes")
         return message

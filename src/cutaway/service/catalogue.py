@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, final
 
 import torch
 
-from cutaway.engine import wire
+from cutaway.engine import stopping, wire
 from cutaway.engine.model import Model
 from cutaway.engine.node import Limits
 from cutaway.errors import InputError, UnknownNameError
@@ -18,6 +19,9 @@ from cutaway.models.weightless import described, weightless
 from cutaway.remote.work import Work
 from cutaway.service.execution import Execution
 from cutaway.service.measured import Measured
+
+PATIENCE = 60.0
+"""Seconds that the admission of a work may take; others on the same model wait for it."""
 
 
 @final
@@ -35,7 +39,9 @@ class Offer:
     @cached_property
     def model(self) -> Model:
         """The model without weights."""
-        return weightless(wire.unpacked(self.description, 2**40))
+        model = weightless(wire.unpacked(self.description, 2**40))
+        stopping.watch(model.module)
+        return model
 
     @cached_property
     def bytes(self) -> int:
@@ -52,7 +58,14 @@ class Offer:
         if work.kind != "graph":
             return Measured()
         with self._lock:
-            return Execution(self.model, self._limits).measure(work)
+            until = time.monotonic() + PATIENCE
+
+            def check() -> None:
+                if time.monotonic() > until:
+                    raise InputError("Admit a graph.", f"more than {PATIENCE:g} seconds on shapes alone", "a shorter body, or fewer new tokens")
+
+            with stopping.asking(check):
+                return Execution(self.model, self._limits).measure(work)
 
 
 @final

@@ -245,6 +245,7 @@ class Dispatcher:
         for id in ids:
             if id in self._wants:
                 self._wants.pop(id)[1].set_result(None)
+        rehearsed = all(self._measured.get(id, Measured()).passed for id in ids)
         leased = self._leased([id for id in ids if not id.startswith("want-")], State.RUNNING)
         works = {}
         for job in leased:
@@ -254,9 +255,12 @@ class Dispatcher:
             return
         began = time.monotonic()
         try:
-            outcomes = self._runner.run(works, self._told)
+            outcomes = self._runner.run(works, self._told, rehearsed)
         except CutawayError as error:  # the model could not be opened again after its process had died
             outcomes = {id: Outcome() if isinstance(error, ServiceError) else Outcome(problem=told(error, id)) for id in works}
+        except Exception:  # of the runner itself: as if it had died
+            _LOG.exception("the runner failed on %s", model)
+            outcomes = {}
         if len(works) > 1:
             self._telemetry.batch(len(works))
         self._recent[model].append((time.monotonic() - began) / len(works))

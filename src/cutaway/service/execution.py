@@ -16,7 +16,7 @@ from typing import Any, final
 import torch
 
 from cutaway import registry
-from cutaway.engine import fake, replaying, stopping, wire
+from cutaway.engine import confining, fake, replaying, stopping, wire
 from cutaway.engine.graph import Graph
 from cutaway.engine.model import Model
 from cutaway.engine.node import Limits
@@ -64,9 +64,14 @@ class Execution:
     def __init__(self, model: Model, limits: Limits | None = None) -> None:
         self._model, self._limits = model, limits or Limits()
 
-    def run(self, works: Mapping[str, Work], on_event: OnEvent = silent, stop: Stop | None = None) -> dict[str, Outcome]:
-        """Do the works of some jobs, id -> work; returns what came of each. Raises nothing that a work is to blame for."""
-        stop, done = stop or Stop(), dict[str, Outcome]()
+    def run(
+        self, works: Mapping[str, Work], on_event: OnEvent = silent, stop: Stop | None = None, rehearsed: bool = False
+    ) -> dict[str, Outcome]:
+        """Do the works of some jobs, id -> work; returns what came of each. Raises nothing that a work is to blame for.
+
+        rehearsed: whether all graphs have passed `measure`, on this model or on one like it without weights; then they are not run on shapes again.
+        """
+        stop, done, limits = stop or Stop(), dict[str, Outcome](), None if rehearsed else self._limits
         graphs: dict[str, _Replay] = {}
         stop.begin(works)
         with stopping.asking(stop.check):
@@ -75,14 +80,14 @@ class Execution:
                     stop.check()
                     if work.kind == "graph":
                         graphs[job] = self._read(work)
-            self._together({job: read for job, read in graphs.items() if read.packs}, done, stop)
+            self._together({job: read for job, read in graphs.items() if read.packs}, done, stop, limits)
             for job, work in works.items():
                 if job not in done:
                     started = time.monotonic()
                     stop.begin([job])
                     with Telling(job, done, stop):
                         stop.check()
-                        done[job] = Outcome(self._alone(graphs[job]) if job in graphs else self._method(job, work, on_event, stop))
+                        done[job] = Outcome(self._alone(graphs[job], limits) if job in graphs else self._method(job, work, on_event, stop))
                     done[job] = dataclasses.replace(done[job], seconds=time.monotonic() - started)
         # what was cancelled while others went on is not wanted, even if it is there
         return {j: dataclasses.replace(done[j], result=None, problem=cancelled()) if stop.cancelled([j]) else done[j] for j in works}
@@ -93,9 +98,9 @@ class Execution:
         with torch.set_grad_enabled(_differentiates(read.graph)):
             sizes = replaying.rehearse(self._model, read.graph, read.args, read.driver, self._limits, read.kwargs)
         if not isinstance(self._model, LanguageModel):
-            return Measured(batch_size(self._model.arguments(read.args, read.kwargs)), 1, read.packs, sizes)
+            return Measured(batch_size(self._model.arguments(read.args, read.kwargs)), 1, read.packs, sizes, passed=True)
         rows, width = self._model.tokens(read.args[0]).ids.shape
-        return Measured(rows, width + read.steps, read.packs, sizes)
+        return Measured(rows, width + read.steps, read.packs, sizes, passed=True)
 
     # Graphs
 
@@ -128,14 +133,14 @@ class Execution:
                 raise PromptError(f"Generate {told['new_tokens']} tokens.", found, works)
         return driver
 
-    def _together(self, reads: Mapping[str, _Replay], done: dict[str, Outcome], stop: Stop) -> None:
+    def _together(self, reads: Mapping[str, _Replay], done: dict[str, Outcome], stop: Stop, limits: Limits | None) -> None:
         """Run graphs in one forward. Those that cannot be, and all where the time was too short for it, are left."""
         if len(reads) < 2:
             return
         stop.begin(reads)
         started, found = time.monotonic(), list[Replayed]()
         with Telling("", {}, stop):
-            found = self._model.replay_together([(read.graph, read.args) for read in reads.values()], self._limits)
+            found = self._model.replay_together([(read.graph, read.args) for read in reads.values()], limits)
         share = (time.monotonic() - started) / len(reads)
         for job, replayed in zip(reads, found, strict=False):
             if replayed.error is None or not (stop.late or stop.cancelled([job])):
@@ -143,9 +148,9 @@ class Execution:
                     done[job] = Outcome(wire.packed({"saved": replayed.saved}))
                 done[job] = dataclasses.replace(done[job], seconds=share)
 
-    def _alone(self, read: _Replay) -> bytes:
+    def _alone(self, read: _Replay, limits: Limits | None) -> bytes:
         with torch.set_grad_enabled(_differentiates(read.graph)):
-            replayed = replaying.replay(self._model, read.graph, read.args, read.driver, self._limits, read.kwargs)
+            replayed = replaying.replay(self._model, read.graph, read.args, read.driver, limits, read.kwargs)
         return wire.packed({"saved": replayed.saved})
 
     # Methods
@@ -166,7 +171,7 @@ class Execution:
                 last[0] = now
                 on_event(job, "progress", {"label": label, "done": amount, "total": total})
 
-        with reporting(told):
+        with confining.confined(), reporting(told):
             return bytes(method(self._model, inputs.task(work.task, self._model), seed=work.seed, **chosen).to_bytes())
 
 

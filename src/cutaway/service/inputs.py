@@ -3,6 +3,9 @@
 A prompt is a text, or `{"text": ..., "spans": {role: [start, end]}, "ids": [...]}`, the last two left out where there are none.
 A task is a text such as "facts:n=20", or `{"name": ..., "pairs": [{"base": prompt, "counterfactual": prompt, "answer": ..., "foil": ...}]}`, with
 "metric" and "role" where they differ from a task's own defaults.
+
+Nothing is opened that a text only names: an option that does so says it in its annotation (`registry.Opens`), and is left to those who run the
+method where their files are; `engine.confining` stops one that does not say so. Whole numbers are bounded, since many are counts.
 """
 
 from __future__ import annotations
@@ -12,12 +15,14 @@ import math
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
+from cutaway import registry
 from cutaway.engine.model import Model
 from cutaway.errors import InputError, PromptError, UnknownNameError
 from cutaway.models.language import LanguageModel
 from cutaway.models.prompt import Prompt
+from cutaway.registry import Calls, Opens
 from cutaway.tasks.base import Pair, Task, find_task
 
 _PROMPT = ("text", "spans", "ids")
@@ -25,6 +30,8 @@ _PAIR = ("base", "counterfactual", "answer", "foil")
 _TASK = ("name", "pairs", "metric", "role")
 _LONGEST = 1_000
 """Characters of a task's text, and of an argument of a method."""
+_MOST = 10_000
+"""Of a whole number, and of pairs."""
 
 
 def arguments(function: Callable[..., Any], given: Any) -> dict[str, Any]:
@@ -33,7 +40,7 @@ def arguments(function: Callable[..., Any], given: Any) -> dict[str, Any]:
         raise InputError(
             "Call a method.", f"arguments that are a {type(given).__name__}", "an object: the names of options with their values"
         )
-    hints = typing.get_type_hints(function)
+    hints = _hints(function)
     options = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name != "seed"]
     for name in given:
         if name == "seed":
@@ -43,13 +50,38 @@ def arguments(function: Callable[..., Any], given: Any) -> dict[str, Any]:
     return {name: _argument(name, value, hints[name]) for name, value in given.items()}
 
 
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    return typing.get_type_hints(function, include_extras=True)
+
+
 def _argument(name: str, value: Any, hint: Any) -> Any:
     for kind in _kinds(hint):
         fits, made = _as(value, kind)
         if fits:
             return made
     shown = f"{str(value)[:80]!r}, a {type(value).__name__}"
-    raise InputError(f"The argument {name}.", shown, " or ".join(_named(kind) for kind in _kinds(hint)))
+    works = " or ".join(filter(None, map(_named, _kinds(hint))))
+    if any(_mark(kind, Opens) for kind in _kinds(hint)):
+        works += "; what is opened by its name is not for a server"
+    raise InputError(f"The argument {name}.", shown, works)
+
+
+def _mark(kind: Any, of: type[Opens] | type[Calls]) -> Any:
+    """What an annotation says besides the type."""
+    return next((mark for mark in getattr(kind, "__metadata__", ()) if isinstance(mark, of)), None)
+
+
+def _check_call(kind: str, text: str) -> None:
+    """Check the options in a text such as "facts:n=20" as if they were given by name. Raises UnknownNameError, InputError."""
+    if len(text) > _LONGEST:
+        raise InputError(f"Read one of {kind}.", f"a text of {len(text):,} characters", f"at most {_LONGEST:,}")
+    thing, given = registry.called(kind, text)
+    hints = _hints(thing)
+    for name, value in given.items():
+        if name == "seed" and not 0 <= value < 2**63:
+            raise InputError("The argument seed.", str(value)[:80], "a whole number from 0 below 2**63")
+        if name != "seed":
+            _argument(name, value, hints[name])
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:
@@ -57,7 +89,13 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
 
 
 def _as(value: Any, kind: Any) -> tuple[bool, Any]:
-    """Whether a value is of an annotated kind, and what it is there."""
+    """Whether a value is of an annotated kind, and what it is there. Raises as `_check_call` does."""
+    if typing.get_origin(kind) is Annotated:
+        fits, made = _as(value, typing.get_args(kind)[0])
+        opens, calls = _mark(kind, Opens), _mark(kind, Calls)
+        if fits and calls is not None:
+            _check_call(calls.kind, made)
+        return fits and (opens is None or made in opens.known), made
     if typing.get_origin(kind) is typing.Literal:
         return any(value == one and type(value) is type(one) for one in typing.get_args(kind)), value
     if typing.get_origin(kind) is tuple:
@@ -68,30 +106,39 @@ def _as(value: Any, kind: Any) -> tuple[bool, Any]:
     if kind is float and type(value) in (int, float):
         return -1e308 < value < 1e308, float(value) if abs(value) < 1e308 else math.nan
     if kind is int:
-        return type(value) is int and -(2**63) <= value < 2**63, value
+        return type(value) is int and -_MOST <= value <= _MOST, value
     if kind is str:
         return isinstance(value, str) and len(value) <= _LONGEST, value
     return type(value) is kind, value
 
 
 def _named(kind: Any) -> str:
+    if opens := _mark(kind, Opens):
+        return " or ".join(map(repr, opens.known))
+    if typing.get_origin(kind) is Annotated:
+        return _named(typing.get_args(kind)[0])
     if typing.get_origin(kind) is typing.Literal:
         return " or ".join(map(repr, typing.get_args(kind)))
     if typing.get_origin(kind) is tuple:
         return f"a list, each {_named(typing.get_args(kind)[0])}"
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: f"a text of at most {_LONGEST:,} characters"}
+    names = {
+        bool: "true or false",
+        int: f"a whole number of at most {_MOST:,}",
+        float: "a number",
+        str: f"a text of at most {_LONGEST:,} characters",
+    }
     return names.get(kind, "nothing")
 
 
 def task(data: Any, lm: LanguageModel) -> Task:
     """The task that a text names, or whose pairs are given. Raises InputError, PromptError, UnknownNameError."""
     if isinstance(data, str):
-        if len(data) > _LONGEST:
-            raise InputError("Make a task.", f"a text of {len(data):,} characters", f"at most {_LONGEST:,}")
+        _check_call("tasks", data)
         return find_task(data, lm)
     told = _fields("a task", data, _TASK, ("name", "pairs"))
-    if not isinstance(told["pairs"], list) or not told["pairs"]:
-        raise InputError("Make a task.", "no pairs", 'a list of them under "pairs"')
+    if not isinstance(told["pairs"], list) or not 0 < len(told["pairs"]) <= _MOST:
+        found = f"{len(told['pairs']):,} pairs" if isinstance(told["pairs"], list) else "no pairs"
+        raise InputError("Make a task.", found, f'a list of 1 to {_MOST:,} under "pairs"')
     pairs = tuple(_pair(one) for one in told["pairs"])
     chosen: dict[str, Any] = {name: _text(f"the {name} of a task", told[name]) for name in ("metric", "role") if name in told}
     made = Task(_text("the name of a task", told["name"]), pairs, **chosen)
@@ -167,12 +214,12 @@ def _fields(what: str, data: Any, known: tuple[str, ...], needed: tuple[str, ...
 
 def schema(function: Callable[..., Any]) -> dict[str, Any]:
     """The JSON Schema (2020-12) of what `arguments` takes for a method."""
-    hints = typing.get_type_hints(function)
+    hints = _hints(function)
     properties, required = {}, []
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is not parameter.KEYWORD_ONLY or parameter.name == "seed":
             continue
-        kinds = [_schema(kind) for kind in _kinds(hints[parameter.name])]
+        kinds = [_schema(kind) for kind in _kinds(hints[parameter.name]) if _mark(kind, Opens) != Opens()]
         properties[parameter.name] = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
         if parameter.default is parameter.empty:
             required.append(parameter.name)
@@ -183,10 +230,16 @@ def schema(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _schema(kind: Any) -> dict[str, Any]:
+    if opens := _mark(kind, Opens):
+        return {"enum": list(opens.known)}
+    if typing.get_origin(kind) is Annotated:
+        return _schema(typing.get_args(kind)[0])
     if typing.get_origin(kind) is typing.Literal:
         return {"enum": list(typing.get_args(kind))}
     if typing.get_origin(kind) is tuple:
         return {"type": "array", "items": _schema(typing.get_args(kind)[0]), "maxItems": _LONGEST}
     if kind is str:
         return {"type": "string", "maxLength": _LONGEST}
-    return {"type": {bool: "boolean", int: "integer", float: "number"}.get(kind, "null")}
+    if kind is int:
+        return {"type": "integer", "minimum": -_MOST, "maximum": _MOST}
+    return {"type": {bool: "boolean", float: "number"}.get(kind, "null")}

@@ -19,12 +19,13 @@ LARGE, LARGEST = 64 * MiB, 1024 * MiB
 @dataclass(frozen=True)
 class Measured:
     """rows, width: of the inputs of a graph's forward, 1 and 1 for a method. together: whether it can share a forward with others. sizes: bytes of
-    each value that it saves."""
+    each value that it saves. passed: whether a graph has run on shapes."""
 
     rows: int = 1
     width: int = 1
     together: bool = False
     sizes: Mapping[str, int] = field(default_factory=dict)
+    passed: bool = False
 
     def refuse(self, tokens: int) -> None:
         """Raise InputError for a result that is too large, and for a forward of more than so many tokens."""

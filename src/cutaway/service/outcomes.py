@@ -13,7 +13,7 @@ from typing import Any, final
 
 import torch
 
-from cutaway.errors import CutawayError, ServiceError
+from cutaway.errors import CutawayError, ModelError, ServiceError, StorageError
 from cutaway.remote.problem import problem
 
 _LOG = logging.getLogger("cutaway.service")
@@ -93,8 +93,9 @@ def too_long(seconds: float) -> dict[str, Any]:
 
 
 def told(error: Exception, job: str) -> dict[str, Any]:
-    """Any error as a problem: one of the user's making in full; of any other an id, under which the log has the rest."""
-    if isinstance(error, CutawayError):
+    """Any error as a problem: one of the user's making in full; of any other, which may name the server's own files, an id, under which the log has
+    the rest."""
+    if isinstance(error, CutawayError) and not isinstance(error, (ModelError, StorageError)):
         line = _LINE.search(error.asked)
         return problem(error, line[1] if line else "")
     number = uuid.uuid4().hex

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable
@@ -15,14 +16,14 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response, Securi
 from fastapi.responses import FileResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.sse import format_sse_event
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 import cutaway
-from cutaway.engine.graph import VERSION
+from cutaway.engine.graph import VERSION, strict_json
 from cutaway.engine.operations import TABLE
-from cutaway.errors import AccessError, InputError
+from cutaway.errors import AccessError, BusyError, InputError
 from cutaway.remote.work import Work
 from cutaway.service import schemas
 from cutaway.service import server as core
@@ -34,16 +35,19 @@ from cutaway.service.sessions import PER_USER
 from cutaway.service.telemetry import CONTENT_TYPE
 
 _T = TypeVar("_T")
+_Body = TypeVar("_Body", bound=BaseModel)
 WORK, RESULT, BYTES = "application/vnd.cutaway.work", "application/vnd.safetensors", "application/octet-stream"
 _POLL = 2.0
 """Seconds after which a waiting caller looks again without having heard of a change: another server may have made it."""
 _PING = 15.0
-_SESSIONS = 256
+_BODIES, _ADMISSIONS, _SESSIONS = 8, 4, 256
+"""At once: bodies of a user that are read, works of a user that are admitted, and what sessions of all users wait for. More wait their turn, where
+they hold no thread and no memory."""
 _NOBODY = Key("", "local", frozenset({"run"}), 0.0)
 _bearer = HTTPBearer(auto_error=False, description="A key of this server: cut_, 16 digits, _, 64 digits.")
 _told: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.Problem, "content": {"application/problem+json": {}}}
-    for status in (400, 401, 403, 404, 405, 409, 410, 413, 415, 421, 422, 429, 500, 503)
+    for status in (400, 401, 403, 404, 405, 408, 409, 410, 413, 415, 421, 422, 429, 500, 503)
 }
 router = APIRouter(responses=_told)
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
@@ -110,10 +114,9 @@ async def submit(
     idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
 ) -> schemas.Job:
     """Take a graph or a call of a method on. The same body under the same Idempotency-Key is the same job."""
-    body, kind = await request.body(), request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in ("application/json", WORK):
-        raise HTTPException(415, f"a body of type {kind[:80] or '(none)'}: application/json or {WORK}")
-    job = await run_in_threadpool(lambda: server.submit(user, _read(body, kind), idempotency_key))
+    body, kind = await _body(request, user, "application/json", WORK)
+    async with _limiter(asyncio.get_running_loop(), f"admission of {user}", _ADMISSIONS):
+        job = await _aside(lambda: server.submit(user, _read(body, kind), idempotency_key))
     warnings = server.dispatcher.warnings(job.id)
     standing = await _settled(server, job, user, wait)
     response.status_code = 200 if standing.state in FINAL else 202
@@ -121,15 +124,30 @@ async def submit(
     return standing.model_copy(update={"warnings": warnings})
 
 
+async def _body(request: Request, user: str, *kinds: str) -> tuple[bytes, str]:
+    """The body of a request, of one of these types, and its type. Raises HTTPException."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in kinds:
+        raise HTTPException(415, f"a body of type {kind[:80] or '(none)'}: {' or '.join(kinds)}")
+    async with _limiter(asyncio.get_running_loop(), f"bodies of {user}", _BODIES):
+        return await request.body(), kind
+
+
 def _read(body: bytes, kind: str) -> Work:
-    if kind == WORK:
-        return Work.from_bytes(body)
+    return Work.from_bytes(body) if kind == WORK else Work(**_json(body, schemas.MethodCall).model_dump())
+
+
+def _json(body: bytes, kind: type[_Body]) -> _Body:
+    """A body of JSON. Raises InputError."""
     try:
-        call = schemas.MethodCall.model_validate_json(body)
+        return kind.model_validate(strict_json(body))
+    except InputError:
+        raise
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:3])
-        raise InputError("Read a call of a method.", wrong[:300], "the fields that /v1/openapi.json lists") from error
-    return Work(**call.model_dump())
+    except (ValueError, RecursionError) as error:
+        wrong = f"no JSON ({str(error)[:80]})"
+    raise InputError("Read a body.", wrong[:300], "the fields that /v1/openapi.json lists")
 
 
 @router.get("/v1/jobs")
@@ -190,14 +208,16 @@ async def events(
 ) -> Any:
     """What happened to a job, as server-sent events that go on after Last-Event-ID; with `Accept: application/json` what there is now."""
     after = int(last_event_id) if last_event_id.isascii() and last_event_id.isdigit() else 0
+    after = min(after, 2**31)
     found = await run_in_threadpool(server.jobs.events, id, user, after)
     if accept.startswith("application/json"):
         return schemas.Events(events=[schemas.Event.of(event) for event in found])
+    server.refuse_listener(user)
     return StreamingResponse(_stream(server, id, user, after), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
 async def _stream(server: Server, id: str, user: str, after: int) -> AsyncIterator[bytes]:
-    with _Ear(server, id) as ear:
+    with contextlib.suppress(BusyError), _Ear(server, id, user) as ear:  # busy: many came in the same moment
         pinged = time.monotonic()
         while True:
             for event in await run_in_threadpool(server.jobs.events, id, user, after):
@@ -215,9 +235,9 @@ async def _stream(server: Server, id: str, user: str, after: int) -> AsyncIterat
 class _Ear:
     """Hears what happens to a job."""
 
-    def __init__(self, server: Server, job: str) -> None:
+    def __init__(self, server: Server, job: str, user: str) -> None:
         self._heard, self._loop = asyncio.Event(), asyncio.get_running_loop()
-        self._listening = server.listening(job, self._hear)
+        self._listening = server.listening(job, user, self._hear)
 
     def _hear(self) -> None:
         self._loop.call_soon_threadsafe(self._heard.set)
@@ -242,7 +262,7 @@ async def _settled(server: Server, job: Job, user: str, seconds: float) -> schem
     """A job, once it has ended or the time is over."""
     until = time.monotonic() + seconds
     if seconds and job.state not in FINAL:
-        with _Ear(server, job.id) as ear:
+        with _Ear(server, job.id, user) as ear:
             while True:
                 job = await run_in_threadpool(server.jobs.get, job.id, user)
                 if job.state in FINAL or (left := until - time.monotonic()) <= 0:
@@ -254,12 +274,20 @@ async def _settled(server: Server, job: Job, user: str, seconds: float) -> schem
 # Sessions
 
 
-@router.post("/v1/sessions", status_code=201)
-async def open_session(body: schemas.OpenSession, server: Serving, user: User) -> schemas.Session:
+@router.post(
+    "/v1/sessions",
+    status_code=201,
+    openapi_extra={
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schemas.OpenSession.model_json_schema()}}}
+    },
+)
+async def open_session(request: Request, server: Serving, user: User) -> schemas.Session:
     """Begin a session on a model, once that is open."""
-    _ = server.catalogue[body.model]
-    id = await _aside(server.sessions.open, user, body.model)
-    return schemas.Session(id=id, model=body.model, park=server.sessions.park)
+    body, _ = await _body(request, user, "application/json")
+    model = _json(body, schemas.OpenSession).model
+    _ = server.catalogue[model]
+    id = await _aside(server.sessions.open, user, model)
+    return schemas.Session(id=id, model=model, park=server.sessions.park)
 
 
 @router.post(
@@ -270,9 +298,8 @@ async def open_session(body: schemas.OpenSession, server: Serving, user: User) -
 )
 async def send(id: str, request: Request, server: Serving, user: User) -> Response:
     """A message of a session, and its answer; an error of the body is an answer too."""
-    if not request.headers.get("content-type", "").startswith(BYTES):
-        raise HTTPException(415, f"a message that is not {BYTES}")
-    return Response(await _aside(server.sessions.send, user, id, await request.body()), media_type=BYTES)
+    body, _ = await _body(request, user, BYTES)
+    return Response(await _aside(server.sessions.send, user, id, body), media_type=BYTES)
 
 
 @router.delete("/v1/sessions/{id}", status_code=204)
@@ -282,13 +309,14 @@ async def close_session(id: str, server: Serving, user: User) -> None:
 
 
 @cache
-def _limiter(loop: asyncio.AbstractEventLoop) -> CapacityLimiter:
-    return CapacityLimiter(_SESSIONS)
+def _limiter(loop: asyncio.AbstractEventLoop, what: str, most: int) -> CapacityLimiter:
+    return CapacityLimiter(most)
 
 
 async def _aside(function: Callable[..., _T], *args: Any) -> _T:
     """In a thread that no other route waits for: a session's forward may take its time."""
-    return await anyio.to_thread.run_sync(lambda: function(*args), limiter=_limiter(asyncio.get_running_loop()))
+    limiter = _limiter(asyncio.get_running_loop(), "sessions", _SESSIONS)
+    return await anyio.to_thread.run_sync(lambda: function(*args), limiter=limiter)
 
 
 # What there is
@@ -378,7 +406,7 @@ def drain(server: Serving, user: Admin) -> schemas.Draining:
 
 
 @router.get("/livez")
-def livez() -> dict[str, bool]:
+async def livez() -> dict[str, bool]:
     """Whether the server answers."""
     return {"live": True}
 

@@ -26,6 +26,10 @@ from cutaway.service.sessions import Sessions
 from cutaway.service.telemetry import Telemetry
 
 
+LISTENERS = 500
+"""Requests of a user that may wait for jobs at once, as those for events do."""
+
+
 @final
 @dataclass(frozen=True)
 class Standing:
@@ -80,6 +84,7 @@ class Server:
         self.policy, self.quota, self.settings = policy or Policy(), quota or Quota(), settings or Settings()
         self.telemetry, self._alone = telemetry or Telemetry(), alone
         self._listeners: dict[str, set[Callable[[], None]]] = {}
+        self._waited: Counter[str] = Counter()
         self._lock = threading.Lock()
         self.balances = Balances(self.quota)
         scheduler = Scheduler(self.policy, self.balances)
@@ -165,15 +170,23 @@ class Server:
             found.append(Model(name, state, *sizes, pinned=name in self.policy.pinned))
         return found
 
+    def refuse_listener(self, user: str) -> None:
+        """Raise BusyError where a user waits for as many jobs as may be at once."""
+        if self._waited[user] >= LISTENERS:
+            raise BusyError("Wait for a job.", f"{LISTENERS} requests of yours that do", "to end some, or to ask without waiting")
+
     @contextlib.contextmanager
-    def listening(self, job: str, heard: Callable[[], None]) -> Iterator[None]:
-        """Call `heard`, from any thread, whenever something happens here to a job, until the block ends."""
+    def listening(self, job: str, user: str, heard: Callable[[], None]) -> Iterator[None]:
+        """Call `heard`, from any thread, whenever something happens here to a job, until the block ends. Raises BusyError."""
         with self._lock:
+            self.refuse_listener(user)
+            self._waited[user] += 1
             self._listeners.setdefault(job, set()).add(heard)
         try:
             yield
         finally:
             with self._lock:
+                self._waited[user] -= 1
                 self._listeners[job].discard(heard)
                 if not self._listeners[job]:
                     del self._listeners[job]
@@ -186,13 +199,13 @@ class Server:
 
 
 def methods() -> list[dict[str, Any]]:
-    """Every method of the registry as plain data: name, summary, question, kind of result, and the JSON Schema of its arguments."""
+    """Every method of the registry as plain data: name, summary, kind of result, and the JSON Schema of its arguments."""
     return [
         {
             "name": name,
             "summary": registry.summary("methods", name),
             "returns": registry.declared("methods", name, "Returns"),
-            "schema": inputs.schema(registry.load("methods", name)),
+            "arguments": inputs.schema(registry.load("methods", name)),
         }
         for name in registry.names("methods")
     ]

@@ -111,6 +111,7 @@ def serve(site: Site, host: str, port: int) -> None:
             app(server, None if open else keys), host, port, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5
         )
         found = config.bind_socket()
+        found.listen(config.backlog)  # whoever reads the next line may come at once
         shown = f"[{host}]" if ":" in host else host
         print(f"Serving {', '.join(site.models)} at http://{shown}:{found.getsockname()[1]}", flush=True)
         print("Anybody on this machine may use it, without a key." if open else "Whoever has a key may use it.", flush=True)

@@ -25,6 +25,7 @@ class _Session:
     model: str
     stream: str
     used: float = field(default_factory=time.monotonic)
+    busy: bool = False
 
 
 @final
@@ -35,7 +36,7 @@ class Sessions:
         self._runner, self._dispatcher, self._balances, self.park, self._load = runner, dispatcher, balances, park, load
         self._open: dict[str, _Session] = {}
         self._opening: Counter[str] = Counter()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         dispatcher.kept = self.models
 
     def models(self) -> frozenset[str]:
@@ -64,13 +65,20 @@ class Sessions:
                 self._opening[user] -= 1
 
     def send(self, user: str, id: str, message: bytes) -> bytes:
-        """A message, and its answer; an error of the body is an answer. Raises UnknownNameError where the user has no such session."""
-        session = self._of(user, id)
+        """A message, and its answer; an error of the body is an answer.
+
+        Raises UnknownNameError where the user has no such session, BusyError while another message of it has no answer.
+        """
+        with self._lock:
+            session = self._of(user, id)
+            if session.busy:
+                raise BusyError("Send a message.", "another of this session that has no answer yet", "one message at a time")
+            session.busy = True
         began = time.monotonic()
         try:
             return self._runner.send(session.stream, message)
         finally:
-            session.used = time.monotonic()
+            session.used, session.busy = time.monotonic(), False
             self._balances.charge(user, session.used - began)
 
     def close(self, user: str, id: str) -> None:
@@ -89,5 +97,6 @@ class Sessions:
 
     def _alive(self) -> dict[str, _Session]:
         until = time.monotonic() - self.park
-        self._open = {id: one for id, one in list(self._open.items()) if one.used > until}
-        return self._open
+        with self._lock:
+            self._open = {id: one for id, one in self._open.items() if one.busy or one.used > until}
+            return self._open

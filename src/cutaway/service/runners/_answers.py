@@ -46,7 +46,7 @@ def _answer(runner: Inline, settings: Settings, question: Mapping[str, Any], tel
         return {"bytes": nbytes}
     if ask == "run":
         works = {job: Work.from_bytes(blob, len(blob)) for job, blob in question["works"].items()}
-        done = runner.run(works, lambda job, kind, data: tell({"event": kind, "job": job, "data": data}))
+        done = runner.run(works, lambda job, kind, data: tell({"event": kind, "job": job, "data": data}), bool(question.get("rehearsed")))
         _refuse_broken_device(settings)
         return {"done": {job: dataclasses.asdict(outcome) for job, outcome in done.items()}}
     if ask == "cancel":

@@ -96,7 +96,7 @@ class Workers(ABC, Generic[W]):
     def loaded(self) -> dict[str, int]:
         return dict(self._bytes)
 
-    def run(self, works: Mapping[str, Work], on_event: OnEvent) -> dict[str, Outcome]:
+    def run(self, works: Mapping[str, Work], on_event: OnEvent, rehearsed: bool = False) -> dict[str, Outcome]:
         models = {work.model for work in works.values()}
         if len(models) != 1:
             raise ServiceError("Run works together.", f"those of {len(models)} models", "works of one model")
@@ -106,7 +106,7 @@ class Workers(ABC, Generic[W]):
                 self._running |= dict.fromkeys(works, (worker, frozenset(works)))
                 worker.listeners |= dict.fromkeys(works, on_event)
             try:
-                return self._outcomes(worker, works)
+                return self._outcomes(worker, works, rehearsed)
             finally:
                 with self._lock:
                     for job in works:
@@ -173,9 +173,9 @@ class Workers(ABC, Generic[W]):
         self.load(model)
         return self._workers[model]
 
-    def _outcomes(self, worker: W, works: Mapping[str, Work]) -> dict[str, Outcome]:
+    def _outcomes(self, worker: W, works: Mapping[str, Work], rehearsed: bool) -> dict[str, Outcome]:
         began, seconds = time.monotonic(), self._settings.seconds
-        future = worker.ask("run", works={job: work.to_bytes() for job, work in works.items()})
+        future = worker.ask("run", works={job: work.to_bytes() for job, work in works.items()}, rehearsed=rehearsed)
         turns = len(works) + (len(works) > 1)  # together, then each alone
         late = False
         try:

@@ -51,8 +51,10 @@ class Runner(Protocol):
     def loaded(self) -> dict[str, int]:
         """The models that are open, and the bytes of their weights."""
 
-    def run(self, works: Mapping[str, Work], on_event: OnEvent) -> dict[str, Outcome]:
+    def run(self, works: Mapping[str, Work], on_event: OnEvent, rehearsed: bool = False) -> dict[str, Outcome]:
         """Do the works of some jobs (id -> work), all of one model; returns what came of each. Several graphs are packed into one forward.
+
+        rehearsed: whether the graphs have passed `Execution.measure` on this model, with these limits; then they are not run on shapes again.
 
         An outcome is lost where the runner's process died: then the job may be tried again, best by itself. Raises ServiceError where the model is
         not open.

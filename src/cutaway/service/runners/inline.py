@@ -37,9 +37,9 @@ class _Served:
         self.undo = stopping.watch(self.model.module)
         self.bytes = sum(tensor.numel() * tensor.element_size() for tensor in self.model.module.state_dict().values())
 
-    def run(self, works: Mapping[str, Work], on_event: OnEvent, stop: Stop) -> dict[str, Outcome]:
+    def run(self, works: Mapping[str, Work], on_event: OnEvent, stop: Stop, rehearsed: bool) -> dict[str, Outcome]:
         try:
-            running = self.thread.submit(self.execution.run, works, on_event, stop)
+            running = self.thread.submit(self.execution.run, works, on_event, stop, rehearsed)
         except RuntimeError as error:  # it was unloaded just now
             raise ServiceError(f"Run on {self.model.name}.", "a model that is being let go", "load it again") from error
         return running.result()
@@ -98,13 +98,13 @@ class Inline:
     def loaded(self) -> dict[str, int]:
         return {name: served.bytes for name, served in list(self._models.items())}
 
-    def run(self, works: Mapping[str, Work], on_event: OnEvent) -> dict[str, Outcome]:
+    def run(self, works: Mapping[str, Work], on_event: OnEvent, rehearsed: bool = False) -> dict[str, Outcome]:
         served = self._served({work.model for work in works.values()})
         stop = Stop(self._settings.seconds)
         with self._lock:
             self._running |= dict.fromkeys(works, stop)
         try:
-            return served.run(works, on_event, stop)
+            return served.run(works, on_event, stop, rehearsed)
         finally:
             with self._lock:
                 for job in works:

@@ -21,6 +21,7 @@ from typing import Any, final
 import ray
 import torch
 from ray import serve
+from ray._private import ray_constants
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
@@ -34,6 +35,7 @@ from cutaway.service.runners.inline import Inline
 _LOG = logging.getLogger("cutaway.service")
 _LARGEST = 2**40
 _NAME = "cutaway"
+_LOOPBACK = "127.0.0.1"
 _QUIET = {"enable_access_log": False, "log_level": "WARNING"}
 
 
@@ -187,8 +189,10 @@ class Ray(Workers[_Application]):
             for left in serve.status().applications:
                 if left.startswith(f"{name}."):
                     serve.delete(left)
-        except (RayError, RayServeException, OSError, RuntimeError, ValueError) as error:
+        except BaseException as error:
             self._leave()
+            if not isinstance(error, (RayError, RayServeException, OSError, RuntimeError, ValueError)):
+                raise
             found = f"{type(error).__name__}: {error}"[:300]
             raise ServiceError("Run on Ray.", found, "the address of a cluster, and its token; or no address") from error
 
@@ -220,9 +224,18 @@ class Ray(Workers[_Application]):
 
 
 def _join(address: str | None) -> None:
-    """What Ray logs goes where the server's log goes."""
-    if address is None:
-        ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", configure_logging=False)
-    else:
+    """Start or join a cluster; what Ray logs here goes where the server's log goes."""
+    if address is not None:
         ray.init(address, configure_logging=False)
+    elif os.environ.get("RAY_AUTH_MODE", "token") == "disabled":
+        raise ServiceError("Run on Ray.", "RAY_AUTH_MODE=disabled", "RAY_AUTH_MODE=token, or unset: without it anybody may run code here")
+    else:
+        before = ray_constants.ENABLE_RAY_CLUSTER
+        ray_constants.ENABLE_RAY_CLUSTER = False  # Ray's own switch for "this machine only": its ports are then on the loopback address
+        try:
+            ray.init("local", include_dashboard=False, configure_logging=False)
+        finally:
+            ray_constants.ENABLE_RAY_CLUSTER = before
+        if (found := ray.util.get_node_ip_address()) != _LOOPBACK:
+            raise ServiceError("Run on Ray.", f"a start that listens on {found}", f"a release of Ray that can start on {_LOOPBACK} alone")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
