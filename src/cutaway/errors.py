@@ -18,7 +18,8 @@
     ├── ServiceError (RuntimeError)      the shared service cannot do what was asked of it
     │   ├── AccessError                  a key is unknown, wrong, revoked or too old
     │   │   └── ScopeError               a key is good, and not for this
-    │   └── ConflictError                an idempotency key was used for something else before
+    │   ├── ConflictError                an idempotency key was used for something else before
+    │   └── BusyError                    the service takes no more of this just now; later it will
     ├── NumericError (ArithmeticError)   the model returned NaN or infinity where a number is needed
     └── StorageError (OSError)           a result cannot be written or read
 
@@ -161,6 +162,19 @@ class ConflictError(ServiceError):
     """An idempotency key was used for something else before."""
 
     page = "conflict-error"
+
+
+class BusyError(ServiceError):
+    """The service takes no more of this just now; later it will.
+
+    retry_after: in how many seconds to ask again.
+    """
+
+    page = "busy-error"
+
+    def __init__(self, asked: str, found: str = "", works: str = "", retry_after: float = 1.0) -> None:
+        self.retry_after = retry_after
+        super().__init__(asked, found, works)
 
 
 class NumericError(CutawayError, ArithmeticError):

@@ -151,6 +151,24 @@ def test_jobs_are_listed_page_by_page(table: Table, work: Make) -> None:
     assert table.counts() == {state: {"queued": 4, "cancelled": 1}.get(state, 0) for state in State}
 
 
+def test_nobody_hides_anybody_in_the_queue(table: Table, work: Make) -> None:
+    many = [table.accept("ada", work(seed)) for seed in range(5)]
+    one = table.accept("bob", work(9))
+    assert [j.id for j in table.queued(2)] == [many[0].id, many[1].id, one.id]
+    table.lease("w", 60, [many[0].id])
+    assert table.demand() == {one.model: (5, 1)} and table.unfinished("ada") == 5
+    table.cancel(one.id, "bob")
+    assert table.demand() == {one.model: (4, 1)} and table.unfinished("bob") == 0
+
+
+def test_the_only_server_of_a_table_ends_all_leases_when_it_starts(table: Table, work: Make) -> None:
+    job = table.accept("ada", work())
+    table.lease("dead", 60, [job.id])
+    assert table.expire() == [] and table.get(job.id, "ada").state == State.RUNNING
+    (ended,) = table.expire(everybody=True)
+    assert (ended.id, ended.state, ended.attempts) == (job.id, State.QUEUED, 1)
+
+
 def test_a_job_is_leased_once(table: Table, work: Make) -> None:
     jobs = [table.accept("ada", work(seed)) for seed in range(3)]
     ids = [job.id for job in jobs]

@@ -62,7 +62,9 @@ class Offer:
 
             def check() -> None:
                 if time.monotonic() > until:
-                    raise InputError("Admit a graph.", f"more than {PATIENCE:g} seconds on shapes alone", "a shorter body, or fewer new tokens")
+                    raise InputError(
+                        "Admit a graph.", f"more than {PATIENCE:g} seconds on shapes alone", "a shorter body, or fewer new tokens"
+                    )
 
             with stopping.asking(check):
                 return Execution(self.model, self._limits).measure(work)

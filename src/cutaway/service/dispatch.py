@@ -163,10 +163,10 @@ class Dispatcher:
     def _turn(self) -> None:
         if self.draining:
             return
-        waiting = [*(waiting for waiting, _ in list(self._wants.values())), *self._waiting(self._jobs.queued())]
+        opened = self._runner.loaded()  # before the queue is read: a model that is opened meanwhile must not look as if nobody wanted it
         with self._lock:
             busy, loading = set(self.busy), set(self.loading)
-        opened = self._runner.loaded()
+        waiting = [*(waiting for waiting, _ in list(self._wants.values())), *self._waiting(self._jobs.queued())]
         for action in self._scheduler.decide(waiting, opened, busy, loading, self._catalogue.sizes, kept=self.kept()):
             if isinstance(action, Unload):
                 self._runner.unload(action.model)

@@ -117,8 +117,8 @@ class Jobs(Protocol):
     def find(self, user: str | None, states: Collection[State] = (), limit: int = 50, before: str | None = None) -> list[Job]:
         """Jobs, newest first; in some states only; accepted before the job `before`. Raises UnknownNameError for that one."""
 
-    def queued(self, limit: int = 1_000) -> list[Job]:
-        """Jobs of all users that wait, oldest first."""
+    def queued(self, each: int = 64) -> list[Job]:
+        """Jobs that wait, oldest first: of each user and model the first so many, so that nobody's hide another's."""
 
     def work(self, id: str) -> bytes:
         """What `Work.from_bytes` reads. Kept until the job is final. Raises UnknownNameError."""
@@ -167,6 +167,9 @@ class Jobs(Protocol):
 
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state."""
+
+    def demand(self) -> dict[str, tuple[int, int]]:
+        """Model -> how many jobs wait for it, and how many are leased; of models that any job wants."""
 
     def results(self) -> frozenset[str]:
         """Hashes of the results that are kept."""

@@ -114,6 +114,8 @@ async def submit(
     idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
 ) -> schemas.Job:
     """Take a graph or a call of a method on. The same body under the same Idempotency-Key is the same job."""
+    if wait:
+        server.refuse_listener(user)
     body, kind = await _body(request, user, "application/json", WORK)
     async with _limiter(asyncio.get_running_loop(), f"admission of {user}", _ADMISSIONS):
         job = await _aside(lambda: server.submit(user, _read(body, kind), idempotency_key))
@@ -168,6 +170,8 @@ def jobs(
 @router.get("/v1/jobs/{id}")
 async def job(id: str, server: Serving, user: User, wait: Wait = 0.0) -> schemas.Job:
     """Where a job stands."""
+    if wait:
+        server.refuse_listener(user)
     return await _settled(server, await run_in_threadpool(server.jobs.get, id, user), user, wait)
 
 
@@ -262,7 +266,7 @@ async def _settled(server: Server, job: Job, user: str, seconds: float) -> schem
     """A job, once it has ended or the time is over."""
     until = time.monotonic() + seconds
     if seconds and job.state not in FINAL:
-        with _Ear(server, job.id, user) as ear:
+        with contextlib.suppress(BusyError), _Ear(server, job.id, user) as ear:
             while True:
                 job = await run_in_threadpool(server.jobs.get, job.id, user)
                 if job.state in FINAL or (left := until - time.monotonic()) <= 0:
@@ -277,9 +281,7 @@ async def _settled(server: Server, job: Job, user: str, seconds: float) -> schem
 @router.post(
     "/v1/sessions",
     status_code=201,
-    openapi_extra={
-        "requestBody": {"required": True, "content": {"application/json": {"schema": schemas.OpenSession.model_json_schema()}}}
-    },
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": schemas.OpenSession.model_json_schema()}}}},
 )
 async def open_session(request: Request, server: Serving, user: User) -> schemas.Session:
     """Begin a session on a model, once that is open."""

@@ -17,14 +17,13 @@ from cutaway.remote.work import Work
 from cutaway.service import inputs
 from cutaway.service.catalogue import Catalogue
 from cutaway.service.dispatch import Dispatcher
-from cutaway.service.jobs import LEASED, Job, Jobs, State
+from cutaway.service.jobs import Job, Jobs, State
 from cutaway.service.quota import Balances, Quota
 from cutaway.service.results import Results
 from cutaway.service.runners.base import Runner, Settings
 from cutaway.service.scheduler import Policy, Scheduler
 from cutaway.service.sessions import Sessions
 from cutaway.service.telemetry import Telemetry
-
 
 LISTENERS = 500
 """Requests of a user that may wait for jobs at once, as those for events do."""
@@ -159,14 +158,13 @@ class Server:
     def models(self) -> list[Model]:
         """All models that are offered."""
         opened, loading = self.runner.loaded(), self.dispatcher.loading
-        queued = Counter(job.model for job in self.jobs.queued())
-        running = Counter(job.model for job in self.jobs.find(None, LEASED, limit=1_000))
-        found = []
+        demand, found = self.jobs.demand(), []
         for name in self.catalogue:
+            queued, running = demand.get(name, (0, 0))
             offer, mean = self.catalogue[name], self.dispatcher.expected(name)
             state = "open" if name in opened else "loading" if name in loading else "closed"
-            wait = None if mean is None else mean * (queued[name] + running[name])
-            sizes = opened.get(name, offer.bytes), queued[name], running[name], wait, offer.context, offer.revision
+            wait = None if mean is None else mean * (queued + running)
+            sizes = opened.get(name, offer.bytes), queued, running, wait, offer.context, offer.revision
             found.append(Model(name, state, *sizes, pinned=name in self.policy.pinned))
         return found
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import platformdirs
 import uvicorn
@@ -33,6 +33,16 @@ from cutaway.service.telemetry import Telemetry
 
 _LOG = logging.getLogger("cutaway.service")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+WIRE: dict[str, Any] = {
+    "http": "h11",  # it bounds headers; the other parser of uvicorn does not
+    "ws": "none",
+    "lifespan": "off",
+    "log_config": None,
+    "access_log": False,
+    "server_header": False,
+    "timeout_graceful_shutdown": 5,
+}
+"""How uvicorn is set."""
 FOLDER = Path(platformdirs.user_state_dir("cutaway")) / "service"
 """Where jobs, results and keys are kept unless told otherwise."""
 
@@ -107,9 +117,7 @@ def serve(site: Site, host: str, port: int) -> None:
         if not open and not keys.find():
             works = "cutaway keys issue USER, or --host 127.0.0.1, which needs none"
             raise InputError(f"Serve at {host}.", "no keys, so that everybody could use it", works)
-        config = uvicorn.Config(
-            app(server, None if open else keys), host, port, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5
-        )
+        config = uvicorn.Config(app(server, None if open else keys), host, port, **WIRE)
         found = config.bind_socket()
         found.listen(config.backlog)  # whoever reads the next line may come at once
         shown = f"[{host}]" if ":" in host else host

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import final
@@ -35,21 +34,21 @@ class Sessions:
     def __init__(self, runner: Runner, dispatcher: Dispatcher, balances: Balances, park: float, load: float = 600.0) -> None:
         self._runner, self._dispatcher, self._balances, self.park, self._load = runner, dispatcher, balances, park, load
         self._open: dict[str, _Session] = {}
-        self._opening: Counter[str] = Counter()
+        self._opening: list[tuple[str, str]] = []
         self._lock = threading.RLock()
         dispatcher.kept = self.models
 
     def models(self) -> frozenset[str]:
-        """Models that have a session."""
-        return frozenset(one.model for one in self._alive().values())
+        """Models that have a session, or are about to."""
+        return frozenset([*(one.model for one in self._alive().values()), *(model for _, model in self._opening)])
 
     def open(self, user: str, model: str) -> str:
         """Begin a session, once its model is open; returns its id. Raises BusyError, ServiceError, and what opening the model raises."""
         self._balances.refuse(user, 0)
         with self._lock:
-            if sum(one.user == user for one in self._alive().values()) + self._opening[user] >= PER_USER:
+            if sum(one.user == user for one in self._alive().values()) + sum(one == user for one, _ in self._opening) >= PER_USER:
                 raise BusyError("Open a session.", f"{PER_USER} that are open", "to end one first", retry_after=5)
-            self._opening[user] += 1
+            self._opening.append((user, model))
         try:
             wanted: Future[None] = self._dispatcher.want(user, model)
             try:
@@ -62,7 +61,7 @@ class Sessions:
             return id
         finally:
             with self._lock:
-                self._opening[user] -= 1
+                self._opening.remove((user, model))
 
     def send(self, user: str, id: str, message: bytes) -> bytes:
         """A message, and its answer; an error of the body is an answer.

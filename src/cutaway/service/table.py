@@ -93,9 +93,11 @@ class Table:
             rows = sql(f"SELECT {_COLUMNS} FROM jobs WHERE {where} ORDER BY number DESC LIMIT ?", [*values, limit])
             return [_job(row) for row in rows.fetchall()]
 
-    def queued(self, limit: int = 1_000) -> list[Job]:
+    def queued(self, each: int = 64) -> list[Job]:
+        place = "ROW_NUMBER() OVER (PARTITION BY owner, model ORDER BY number)"
+        first = f"SELECT {_COLUMNS}, number, {place} AS place FROM jobs WHERE state = 'queued'"
         with self._database.read("List jobs.") as sql:
-            rows = sql(f"SELECT {_COLUMNS} FROM jobs WHERE state = 'queued' ORDER BY number LIMIT ?", (limit,))
+            rows = sql(f"SELECT {_COLUMNS} FROM ({first}) AS waiting WHERE place <= ? ORDER BY number", (each,))
             return [_job(row) for row in rows.fetchall()]
 
     def work(self, id: str) -> bytes:
@@ -207,6 +209,12 @@ class Table:
         with self._database.read("Count jobs.") as sql:
             found = dict(sql("SELECT state, COUNT(*) FROM jobs GROUP BY state").fetchall())
         return {state: int(found.get(state, 0)) for state in State}
+
+    def demand(self) -> dict[str, tuple[int, int]]:
+        wanted = "SUM(CASE WHEN state = 'queued' THEN 1 ELSE 0 END), SUM(CASE WHEN state = 'queued' THEN 0 ELSE 1 END)"
+        with self._database.read("Count jobs.") as sql:
+            rows = sql(f"SELECT model, {wanted} FROM jobs WHERE state IN ('queued', 'loading', 'running') GROUP BY model").fetchall()
+            return {model: (int(queued), int(running)) for model, queued, running in rows}
 
     def results(self) -> frozenset[str]:
         with self._database.read("List results.") as sql:

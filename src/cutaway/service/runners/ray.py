@@ -36,6 +36,7 @@ _LOG = logging.getLogger("cutaway.service")
 _LARGEST = 2**40
 _NAME = "cutaway"
 _LOOPBACK = "127.0.0.1"
+_SILENCE = 0.5
 _QUIET = {"enable_access_log": False, "log_level": "WARNING"}
 
 
@@ -76,8 +77,7 @@ class _Replica:
     def _answer(self, question: dict[str, Any], heard: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         found = answer(self._runner, self._settings, question, heard)
         if question["ask"] == "load" and "error" not in found:
-            context = ray.get_runtime_context()
-            found |= {"actor": [context.get_actor_name(), context.namespace]}
+            found["actor"] = ray.get_runtime_context().get_actor_name()
         return found
 
 
@@ -96,7 +96,7 @@ class _Application:
 
     def __init__(self, model: str, name: str, settings: Settings, local: bool) -> None:
         self.model, self.listeners, self._name = model, dict[str, OnEvent](), name
-        self._actor: list[str] | None = None
+        self._actor, self._heard_from = "", 0.0
         self._pool = ThreadPoolExecutor(settings.streams + 8, thread_name_prefix=f"application {model}")
         deployment: Any = serve.deployment(
             _Replica,
@@ -104,6 +104,7 @@ class _Application:
             num_replicas=1,
             max_ongoing_requests=10_000,  # the runner has bounds of its own, and a cancel must not wait
             ray_actor_options={"num_cpus": int(not local), "num_gpus": int(settings.device.startswith("cuda"))},
+            health_check_period_s=1.0,  # how soon a dead one is replaced
             graceful_shutdown_wait_loop_s=0.1,
             graceful_shutdown_timeout_s=settings.grace,
             logging_config=_QUIET,
@@ -111,6 +112,11 @@ class _Application:
         inside = deployment.bind(model, wire.packed(dataclasses.asdict(settings)), torch.get_num_threads() if local else None)
         target = serve.RunTarget(inside, name, route_prefix=None, logging_config=_QUIET)
         self._handle: Any = serve.run_many([target], wait_for_applications_running=False)[0]
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing was heard from it for a while: it may be another by now."""
+        return time.monotonic() - self._heard_from > _SILENCE
 
     def wait(self, seconds: float) -> None:
         """Until it has a place. Raises ServiceError where it has none after so long."""
@@ -134,9 +140,10 @@ class _Application:
 
     def kill(self) -> None:
         """End the replica that was alive when it was last asked to load; the one after it is left alone."""
-        if self._actor is not None:
-            with contextlib.suppress(ValueError, RayError):  # it is gone
-                ray.kill(ray.get_actor(self._actor[0], namespace=self._actor[1]))
+        with contextlib.suppress(ValueError, RayError):  # it is gone
+            for one in ray.util.list_named_actors(all_namespaces=True):
+                if one["name"] == self._actor:
+                    ray.kill(ray.get_actor(**one))
 
     def close(self) -> None:
         with contextlib.suppress(RayError, RayServeException):  # the cluster is gone
@@ -147,15 +154,18 @@ class _Application:
         blob = wire.packed(question)
         try:
             if question["ask"] == "run":
-                return self._heard(blob)
-            found = wire.unpacked(self._handle.ask.remote(blob).result(), _LARGEST)
-        except (RayError, RayServeException):
-            _LOG.warning("the replica of %s did not answer", self.model, exc_info=True)
+                found = self._hear(blob)
+            else:
+                found = wire.unpacked(self._handle.ask.remote(blob).result(), _LARGEST)
+        except (RayError, RayServeException) as error:
+            _LOG.warning("the replica of %s did not answer: %s", self.model, error)
+            self._heard_from = 0.0
             return GONE
         self._actor = found.get("actor", self._actor)
+        self._heard_from = time.monotonic()
         return found
 
-    def _heard(self, blob: bytes) -> dict[str, Any]:
+    def _hear(self, blob: bytes) -> dict[str, Any]:
         for one in self._handle.options(stream=True).tell.remote(blob):
             found = wire.unpacked(one, _LARGEST)
             if "event" not in found:
@@ -186,6 +196,8 @@ class Ray(Workers[_Application]):
             if self._mine:
                 _join(address)
             serve.start(proxy_location="Disabled", logging_config=_QUIET)
+            logging.getLogger("ray.serve").handlers.clear()  # those of the process remain
+            logging.getLogger("ray.serve").setLevel(logging.WARNING)
             for left in serve.status().applications:
                 if left.startswith(f"{name}."):
                     serve.delete(left)
@@ -213,7 +225,8 @@ class Ray(Workers[_Application]):
     def _worker(self, model: str) -> _Application:
         """Where the replica has died, this waits for the next one, however long its model takes to open; a turn's time begins after that."""
         application = super()._worker(model)
-        raised(application.ask("load", model=model).result(), f"Open {model}.")
+        if application.silent:
+            raised(application.ask("load", model=model).result(), f"Open {model}.")
         return application
 
     def _leave(self) -> None:
@@ -238,4 +251,3 @@ def _join(address: str | None) -> None:
             ray_constants.ENABLE_RAY_CLUSTER = before
         if (found := ray.util.get_node_ip_address()) != _LOOPBACK:
             raise ServiceError("Run on Ray.", f"a start that listens on {found}", f"a release of Ray that can start on {_LOOPBACK} alone")
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
