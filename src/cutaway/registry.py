@@ -9,16 +9,18 @@ name `locate.my_method`, value `package.module:my_method`. They add and never re
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import importlib.metadata
 import inspect
 import re
 import typing
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, final
 
 from cutaway.errors import InputError, UnknownNameError
 
@@ -31,6 +33,28 @@ ALIASES: dict[tuple[str, str], str] = {}
 _INFRASTRUCTURE = frozenset({"base", "entries", "bootstrap", "behaviour", "causal_model", "compiler", "recipe"})
 """Files that what is found stands on, in the folder beside it."""
 _ROOT = Path(__file__).parent
+
+
+@final
+@dataclass(frozen=True)
+class Opens:
+    """In the annotation of an option: its text names a model, a folder or a file that is opened, which no server does for others.
+
+    known: texts that open nothing. `Annotated[str, Opens("neurons", "pca")]`.
+    """
+
+    known: tuple[str, ...]
+
+    def __init__(self, *known: str) -> None:
+        object.__setattr__(self, "known", known)
+
+
+@final
+@dataclass(frozen=True)
+class Calls:
+    """In the annotation of an option: its text is read by `called`, as a thing of that kind with options of its own."""
+
+    kind: str
 
 
 @cache
@@ -103,13 +127,31 @@ class Namespace:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
+        full = f"{self._family}.{name}"
         try:
-            return load(self._kind, f"{self._family}.{name}")
+            return _anywhere(full) if self._kind == "methods" else load(self._kind, full)
         except UnknownNameError as error:  # so that hasattr() and completion behave
             raise AttributeError(str(error)) from error
 
     def __repr__(self) -> str:
         return f"<cutaway.{self._family}: {', '.join(dir(self))}>"
+
+
+@cache
+def _anywhere(name: str) -> Any:
+    """A method that runs where its model is: a model that is elsewhere has `call_method`, and is asked to call it there."""
+    method = load("methods", name)
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def run(*args: Any, **arguments: Any) -> Any:
+        call = getattr(type(args[0] if args else arguments.get("lm")), "call_method", None)
+        if call is None:
+            return method(*args, **arguments)
+        lm, *rest = (bound := signature.bind(*args, **arguments)).args
+        return call(lm, name, *rest, **bound.kwargs)
+
+    return run
 
 
 @cache

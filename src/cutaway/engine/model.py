@@ -10,7 +10,7 @@ import copy
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Self
@@ -150,6 +150,12 @@ class Model(ABC):
     def driver(self, told: Any) -> Callable[..., Any]:
         """What drives the forward of a stream, from what its `data` told. Raises InputError: only some kinds of model have any."""
         raise InputError(f"Drive {self.name}'s forward by {str(told)[:80]}.", f"a {type(self).__name__}", "model.stream without fn")
+
+    def refuse(self, args: Sequence[Any], kwargs: Mapping[str, Any], driver: Any, tokens: int) -> None:
+        """Raise InputError for arguments of the forward which a stranger sends, and which would bring down more than this one run.
+
+        driver: what its `data` told, or None. tokens: rows x width that inputs may have.
+        """
 
     @property
     def device(self) -> torch.device:

@@ -35,7 +35,7 @@ LINE = 200
 @dataclass(frozen=True)
 class Limits:
     """How large a graph may be: nodes; bytes of its JSON, of its constants, of one value, of all values it makes; nesting of arguments; saved names;
-    tensors one operation may return; bytes of inputs that come with a stream; messages of one."""
+    tensors one operation may return; bytes, and tokens, of inputs that come with a stream; messages of one."""
 
     nodes: int = 10_000
     text: int = 4 * 2**20
@@ -46,6 +46,7 @@ class Limits:
     saved: int = 1_000
     parts: int = 4_096
     inputs: int = 2**20
+    tokens: int = 2**14
     messages: int = 10_000
 
 

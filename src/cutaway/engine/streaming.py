@@ -146,6 +146,7 @@ class Executor:
         device, module = self._model.device, self._model.module
         args, kwargs = mapped((opened["args"], dict(opened["kwargs"])), lambda tensor: tensor.to(device))
         driver = opened.get("driver")
+        self._model.refuse(args, kwargs, driver, self._limits.tokens)
         run = module if driver is None else self._model.driver(driver)
         self._interpreter = Interpreter(self._model, self._constants, self._limits)
         self._grad = bool(opened.get("grad", False))

@@ -17,6 +17,10 @@ from cutaway.engine.node import DTYPES
 from cutaway.errors import StreamError
 
 _KEY = "message"
+_RETURNED: dict[str, type[tuple[Any, ...]]] = {
+    name: kind for name, kind in vars(torch.return_types).items() if isinstance(kind, type) and issubclass(kind, tuple)
+}
+"""What operations such as torch.topk return, by name."""
 
 
 def packed(message: Mapping[str, Any]) -> bytes:
@@ -52,6 +56,8 @@ def _plain(value: Any, tensors: dict[str, Tensor]) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else {"float": str(value)}
+    if type(value).__name__ in _RETURNED and isinstance(value, _RETURNED[type(value).__name__]):
+        return {"returned": [type(value).__name__, [_plain(v, tensors) for v in value]]}
     if isinstance(value, tuple):
         return {"tuple": [_plain(v, tensors) for v in value]}
     if isinstance(value, list):
@@ -77,4 +83,7 @@ def _whole(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return tuple(_whole(v, tensors) for v in content)
     if kind == "mapping":
         return {k: _whole(v, tensors) for k, v in content.items()}
+    if kind == "returned":
+        name, items = content
+        return _RETURNED[name](tuple(_whole(v, tensors) for v in items))
     return DTYPES[content] if kind == "dtype" else {"float": float}[kind](content)

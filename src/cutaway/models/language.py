@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from typing import Any, final
@@ -33,6 +33,8 @@ Text = str | Prompt | Sequence[str] | Sequence[Prompt] | Tokens
 
 _LAYERS = re.compile(r"^layers(?:\[(\d+)\](?:\.(attn|mlp|ssm)(?=\.|\[|$))?)?")
 _BATCH = 32
+_STREAMED = frozenset({"input_ids", "attention_mask", "position_ids", "use_cache"})
+"""What `LanguageModel.arguments` makes of a text."""
 
 
 @final
@@ -167,6 +169,16 @@ class LanguageModel(Model):
             raise InputError("Drive a stream's forward.", str(told)[:200], f"lm.generation(new_tokens=...), at most {self.sizes.context}")
         return self.generation(new_tokens=told["new_tokens"], temperature=told["temperature"], seed=told["seed"])
 
+    def refuse(self, args: Sequence[Any], kwargs: Mapping[str, Any], driver: Any, tokens: int) -> None:
+        ids, places = kwargs.get("input_ids"), kwargs.get("position_ids", torch.zeros(0, dtype=torch.long))
+        if args or not kwargs.keys() <= _STREAMED or not (isinstance(ids, Tensor) and ids.ndim == 2 and _whole_below(ids, self.sizes.vocab)):
+            found = ", ".join(kwargs)[:80] + (f", and {len(args)} more" if args else "")
+            raise InputError(f"Run {self.name} for others.", found, f"{', '.join(sorted(_STREAMED))}: ids of its vocabulary, (rows, tokens)")
+        width = ids.shape[1] + (driver.get("new_tokens", 1) - 1 if isinstance(driver, dict) else 0)
+        if width > self.sizes.context or len(ids) * width > tokens or not _whole_below(places, self.sizes.context):
+            found = f"{len(ids):,} rows of {width:,} tokens"
+            raise InputError(f"Run {self.name} for others.", found, f"at most {self.sizes.context:,} in a row, its context, and {tokens:,} in all")
+
     # What a kind of model has to say
 
     def prepare(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -262,3 +274,10 @@ class LanguageModel(Model):
 
     def _plain_ids(self, text: str) -> list[int]:
         return [int(i) for i in encode(self.tokenizer, text, add_special_tokens=False)["input_ids"]]
+
+
+def _whole_below(tensor: Any, bound: int) -> bool:
+    """Whether a tensor holds whole numbers from 0 below a bound; an accelerator does not survive an index that is not there."""
+    if not isinstance(tensor, Tensor) or tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        return False
+    return tensor.numel() == 0 or bool(0 <= tensor.min() and tensor.max() < bound)

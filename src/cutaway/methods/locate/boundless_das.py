@@ -37,6 +37,8 @@ Example:
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
@@ -46,6 +48,7 @@ from cutaway.mediators.featurizers.boundless import Boundless
 from cutaway.methods.locate._alignment import Alignment
 from cutaway.methods.locate._search import Search, Where, check_steps, random_directions, search
 from cutaway.models.language import LanguageModel
+from cutaway.registry import Opens
 from cutaway.results.grid import Grid
 from cutaway.tasks.base import Task, find_task
 
@@ -59,7 +62,7 @@ def boundless_das(
     layers: tuple[int, ...] = (),
     price: float = 1.0,
     steps: int = 400,
-    to: str | None = None,
+    to: Annotated[str, Opens()] | None = None,
     seed: int = 0,
 ) -> Grid:
     """Directions that carry a variable, and how many, in each layer; see the module.

@@ -44,7 +44,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import final
+from typing import Annotated, final
 
 import numpy as np
 import torch
@@ -64,6 +64,7 @@ from cutaway.models import opening
 from cutaway.models.language import LanguageModel
 from cutaway.models.tokens import Tokens, joined
 from cutaway.progress import progress
+from cutaway.registry import Opens
 from cutaway.results.base import Control
 from cutaway.results.scores import Scores
 from cutaway.tasks.base import Task, find_task
@@ -76,7 +77,7 @@ def cross_model(
     lm: LanguageModel,
     task: Task | str,
     *,
-    donor: str = "",
+    donor: Annotated[str, Opens("")] = "",
     ranking: tuple[str, ...] = (),
     position: str | None = None,
     k: int = 4,

@@ -41,6 +41,8 @@ Example:
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
@@ -50,6 +52,7 @@ from cutaway.mediators.featurizers.rotation import Turning
 from cutaway.methods.locate._alignment import Alignment
 from cutaway.methods.locate._search import Search, Where, check_steps, random_directions, search
 from cutaway.models.language import LanguageModel
+from cutaway.registry import Opens
 from cutaway.results.grid import Grid
 from cutaway.tasks.base import Task, find_task
 
@@ -63,7 +66,7 @@ def das(
     layers: tuple[int, ...] = (),
     rank: int = 16,
     steps: int = 200,
-    to: str | None = None,
+    to: Annotated[str, Opens()] | None = None,
     seed: int = 0,
 ) -> Grid:
     """Accuracy of interchanging a variable along trained directions, in each layer; see the module.

@@ -41,6 +41,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -54,6 +55,7 @@ from cutaway.mediators.featurizers.pca import pca
 from cutaway.methods.locate._alignment import Alignment
 from cutaway.methods.locate._search import Search, Where, check_steps, search
 from cutaway.models.language import LanguageModel
+from cutaway.registry import Opens
 from cutaway.results.grid import Grid
 from cutaway.tasks.base import Task, find_task
 
@@ -70,9 +72,9 @@ def dbm(
     variable: str | None = None,
     positions: tuple[str, ...] = ("last",),
     layers: tuple[int, ...] = (),
-    basis: str = "neurons",
+    basis: Annotated[str, Opens("neurons", "pca")] = "neurons",
     steps: int = 200,
-    to: str | None = None,
+    to: Annotated[str, Opens()] | None = None,
     seed: int = 0,
 ) -> Grid:
     """Accuracy of interchanging a variable by some features of a basis, in each layer; see the module.

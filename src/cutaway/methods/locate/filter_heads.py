@@ -47,7 +47,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Annotated, final
 
 import numpy as np
 import torch
@@ -62,6 +62,7 @@ from cutaway.methods.locate._gated import Gated, random_sets
 from cutaway.metrics.bootstrap import bootstrap, spread
 from cutaway.models.language import LanguageModel
 from cutaway.models.prompt import Prompt
+from cutaway.registry import Calls
 from cutaway.results.base import Control
 from cutaway.results.scores import Scores
 from cutaway.tasks.base import Task, find_task
@@ -81,7 +82,7 @@ def filter_heads(
     pos: str = "last",
     penalty: float = 0.02,
     steps: int = 300,
-    transfer: str | None = None,
+    transfer: Annotated[str, Calls("tasks")] | None = None,
     seed: int = 0,
 ) -> Scores:
     """A gate for each head's query at one token; see the module.
