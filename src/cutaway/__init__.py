@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cutaway.errors import CutawayError as CutawayError
     from cutaway.models.opening import open as open
     from cutaway.models.prompt import Prompt as Prompt
+    from cutaway.remote.client import connect as connect
     from cutaway.results.base import load as load
     from cutaway.studies.explain import explain as explain
     from cutaway.tasks.base import Pair as Pair
@@ -37,6 +38,7 @@ _HOMES = {
     "Pair": "tasks.base",
     "Prompt": "models.prompt",
     "Task": "tasks.base",
+    "connect": "remote.client",
     "explain": "studies.explain",
     "load": "results.base",
     "open": "models.opening",
