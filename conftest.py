@@ -1,4 +1,4 @@
-"""Runs the code of the Markdown pages: python blocks as they stand, and console blocks whose lines begin with `$ cutaway`."""
+"""Runs the code of the Markdown pages: python blocks as they stand, and console blocks whose lines begin with `$`; one that ends with `&` goes on."""
 
 from __future__ import annotations
 
@@ -22,13 +22,26 @@ def run_console(example: Example) -> str | None:
     for block in re.split(r"^\$ ", str(example.parsed), flags=re.MULTILINE)[1:]:
         command, _, expected = block.partition("\n")
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = os.environ | {"PATH": path, "COLUMNS": "120", "NO_COLOR": "1"}
+        environment = os.environ | {"PATH": path, "COLUMNS": "120", "NO_COLOR": "1", "XDG_STATE_HOME": os.getcwd()}
+        if command.endswith("&"):
+            said = _started(example, command.removesuffix("&").split(), environment, expected.count("\n"))
+            if not doctest.OutputChecker().check_output(expected, said, FLAGS):
+                return f"{command}\nexpected:\n{expected}\ngot:\n{said}"
+            continue
         done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment)
         if done.returncode:
             return f"{command}\nexit code {done.returncode}\n{done.stdout}{done.stderr}"
         if expected.strip() and not doctest.OutputChecker().check_output(expected, done.stdout, FLAGS):
             return f"{command}\nexpected:\n{expected}\ngot:\n{done.stdout}"
     return None
+
+
+def _started(example: Example, command: list[str], environment: dict[str, str], lines: int) -> str:
+    """Start what runs until the page ends; returns its first lines."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    example.namespace.setdefault("_running", []).append(process)
+    assert process.stdout is not None
+    return "".join(process.stdout.readline() for _ in range(lines))
 
 
 def enter(namespace: dict[str, Any]) -> None:
@@ -39,6 +52,9 @@ def enter(namespace: dict[str, Any]) -> None:
 
 
 def leave(namespace: dict[str, Any]) -> None:
+    for process in namespace.get("_running", ()):
+        process.terminate()
+        process.communicate()
     os.chdir(namespace["_before"])
     namespace["_folder"].cleanup()
 

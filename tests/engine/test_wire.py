@@ -24,6 +24,11 @@ def test_every_form_travels() -> None:
     assert back == message
 
 
+def test_what_torch_returns_by_name_comes_back_by_name() -> None:
+    top = unpacked(packed({"top": torch.arange(5).topk(2)}), 2**20)["top"]
+    assert isinstance(top, torch.return_types.topk) and top.indices.tolist() == [4, 3]
+
+
 def test_what_is_no_value_is_not_sent() -> None:
     for wrong in (object(), {1: 2}, print, {b"x"}):
         with pytest.raises(StreamError):
@@ -47,6 +52,10 @@ def said(text: str) -> bytes:
         said('{"mapping": {"a": {"dtype": "load"}}}'),
         said('{"mapping": {"a": {"float": "x"}}}'),
         said('{"mapping": {"a": {"code": "x"}}}'),
+        said('{"mapping": {"a": {"returned": ["topk", [1]]}}}'),
+        said('{"mapping": {"a": {"returned": ["__loader__", []]}}}'),
+        said('{"mapping": {"a": {"returned": ["inspect", []]}}}'),
+        said('{"mapping": {"a": {"returned": 3}}}'),
         said('{"mapping": {"a": NaN}}'),
         said('{"mapping": {"a": {"tuple": 3}}}'),
         said('{"a": 1, "b": 2}'),

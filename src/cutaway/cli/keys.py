@@ -43,7 +43,9 @@ def keys() -> None:
 
 @keys.command(help="Issue a key for USER, and print it. Nobody can print it again.")
 @click.argument("user")
-@click.option("--scope", "scopes", multiple=True, default=("run",), show_default=True, help="run, publish, admin; may be given several times")
+@click.option(
+    "--scope", "scopes", multiple=True, default=("run",), show_default=True, help="run, publish, admin; may be given several times"
+)
 @click.option("--days", type=float, help="for which it is good; for ever unless given")
 @_of_a_server
 def issue(user: str, scopes: tuple[str, ...], days: float | None, folder: Path | None, database: str) -> None:

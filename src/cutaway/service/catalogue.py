@@ -46,7 +46,7 @@ class Offer:
     @cached_property
     def bytes(self) -> int:
         """What its weights will take."""
-        return sum(p.numel() for p in self.model.module.state_dict().values()) * self._size
+        return sum(t.numel() for t in (*self.model.module.parameters(), *self.model.module.buffers())) * self._size
 
     @property
     def context(self) -> int | None:

@@ -35,7 +35,7 @@ class _Served:
             raise
         self.execution = Execution(self.model, settings.limits)
         self.undo = stopping.watch(self.model.module)
-        self.bytes = sum(tensor.numel() * tensor.element_size() for tensor in self.model.module.state_dict().values())
+        self.bytes = sum(t.numel() * t.element_size() for t in (*self.model.module.parameters(), *self.model.module.buffers()))
 
     def run(self, works: Mapping[str, Work], on_event: OnEvent, stop: Stop, rehearsed: bool) -> dict[str, Outcome]:
         try:
