@@ -14,7 +14,7 @@ import click
 DAY = 86_400.0
 _WHERE = [
     click.option("--folder", type=click.Path(path_type=Path), help="the server's folder, as given to `cutaway serve`"),
-    click.option("--database", default="", help="postgresql://..., as given to `cutaway serve`"),
+    click.option("--database", default="", envvar="CUTAWAY_DATABASE", help="postgresql://..., as given to `cutaway serve`"),
 ]
 
 

@@ -17,7 +17,7 @@ GB = 10**9
 @click.option("--host", default="127.0.0.1", show_default=True, help="the address to listen at")
 @click.option("--port", default=8000, show_default=True, help="0 for any that is free")
 @click.option("--folder", type=click.Path(path_type=Path), help="where jobs, results and keys are kept")
-@click.option("--database", default="", help="postgresql://..., shared by several servers; a file in the folder unless given")
+@click.option("--database", default="", envvar="CUTAWAY_DATABASE", help="postgresql://..., shared by several servers; a file in the folder unless given")
 @click.option("--process", "runner", flag_value="process", help="each model in an operating-system process of its own")
 @click.option(
     "--cluster", metavar="ADDRESS", is_flag=False, flag_value="local", help="on Ray: at that address, or started here without one"

@@ -100,6 +100,11 @@ def of(path: str) -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="session", name="of")
+def _of() -> Callable[[str], ModuleType]:
+    return of
+
+
 @pytest.fixture(scope="session")
 def bodies() -> ModuleType:
     return of("models/test_bodies.py")

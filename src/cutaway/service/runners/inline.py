@@ -79,13 +79,13 @@ class Inline:
 
     def load(self, model: str) -> int:
         with self._loading:  # transformers' loading is not for several threads at once
-            if model not in self._models:
-                self._models[model] = _Served(model, self._open, self._settings)
-            return self._models[model].bytes
+            served = self._models.get(model)
+            if served is None:
+                served = self._models[model] = _Served(model, self._open, self._settings)
+            return served.bytes
 
     def unload(self, model: str) -> None:
-        with self._loading:
-            served = self._models.pop(model, None)
+        served = self._models.pop(model, None)  # without waiting for another model that is being loaded
         for stream in [id for id, one in list(self._streams.items()) if one.model == model]:
             self.close_stream(stream)
         if served is not None:

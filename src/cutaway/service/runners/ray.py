@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import logging
 import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,6 +38,7 @@ _LARGEST = 2**40
 _NAME = "cutaway"
 _LOOPBACK = "127.0.0.1"
 _SILENCE = 0.5
+_SWITCH = 3e-4  # seconds; with Python's 5 ms the threads of Ray and of the model wait for one another: a run of 6 ms takes 11 to 23
 _QUIET = {"enable_access_log": False, "log_level": "WARNING"}
 
 
@@ -50,6 +52,7 @@ class _Replica:
     def __init__(self, model: str, settings: bytes, threads: int | None) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
+        sys.setswitchinterval(_SWITCH)
         self._settings = settings_of(wire.unpacked(settings, _LARGEST))
         self._runner = Inline(self._settings)
         self._load = {"ask": "load", "model": model}
@@ -59,6 +62,8 @@ class _Replica:
     async def ask(self, question: bytes) -> bytes:
         """One question, one answer."""
         asked = wire.unpacked(question, _LARGEST)
+        if asked["ask"] == "cancel":  # at once, however many threads are taken
+            return wire.packed(self._answer(asked, _unheard))
         return wire.packed(await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, asked, _unheard))
 
     async def tell(self, question: bytes) -> AsyncIterator[bytes]:
@@ -98,18 +103,21 @@ class _Application:
         self.model, self.listeners, self._name = model, dict[str, OnEvent](), name
         self._actor, self._heard_from = "", 0.0
         self._pool = ThreadPoolExecutor(settings.streams + 8, thread_name_prefix=f"application {model}")
+        on_gpu = settings.device.startswith("cuda")
         deployment: Any = serve.deployment(
             _Replica,
             name="model",
             num_replicas=1,
             max_ongoing_requests=10_000,  # the runner has bounds of its own, and a cancel must not wait
-            ray_actor_options={"num_cpus": int(not local), "num_gpus": int(settings.device.startswith("cuda"))},
+            ray_actor_options={"num_cpus": int(not local), "num_gpus": int(on_gpu)},
             health_check_period_s=1.0,  # how soon a dead one is replaced
             graceful_shutdown_wait_loop_s=0.1,
             graceful_shutdown_timeout_s=settings.grace,
             logging_config=_QUIET,
         )
-        inside = deployment.bind(model, wire.packed(dataclasses.asdict(settings)), torch.get_num_threads() if local else None)
+        device = "cuda" if on_gpu else settings.device  # Ray shows a replica its own GPU alone
+        plain = wire.packed(dataclasses.asdict(dataclasses.replace(settings, device=device)))
+        inside = deployment.bind(model, plain, torch.get_num_threads() if local else None)
         target = serve.RunTarget(inside, name, route_prefix=None, logging_config=_QUIET)
         self._handle: Any = serve.run_many([target], wait_for_applications_running=False)[0]
 
@@ -136,7 +144,8 @@ class _Application:
             return closed
 
     def tell(self, ask: str, **question: Any) -> None:
-        self.ask(ask, **question)
+        with contextlib.suppress(RayError, RayServeException):  # it is gone
+            self._handle.ask.remote(wire.packed({"ask": ask, **question}))
 
     def kill(self) -> None:
         """End the replica that was alive when it was last asked to load; the one after it is left alone."""
