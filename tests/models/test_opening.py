@@ -152,3 +152,18 @@ def test_zoo_model() -> None:
     assert lm.sizes.vocab == len(lm.module.vocab) and lm.token_text(lm.token_id(lm.module.vocab[5])) == lm.module.vocab[5]
     words = lm.module.vocab
     assert torch.equal(lm.tokens(f"{words[3]} {words[4]}").ids, torch.tensor([[words.index("<bos>"), 3, 4]]))
+
+
+def test_a_module_that_is_split_over_processes_is_refused() -> None:
+    import torch.distributed as dist
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        module = torch.nn.Linear(4, 4)
+        mesh = dist.device_mesh.init_device_mesh("cpu", (1,))
+        module.weight = torch.nn.Parameter(distribute_tensor(module.weight.detach(), mesh, [Shard(0)]))
+        with pytest.raises(LayoutError, match="tensor parallelism"):
+            cut.open(module)
+    finally:
+        dist.destroy_process_group()

@@ -45,6 +45,9 @@ def open(
     """
     if isinstance(what, nn.Module):
         what = adapted.bare(what)
+        if any(type(weight.data).__name__ == "DTensor" for weight in what.parameters()):
+            found = "weights split over several processes (tensor parallelism): heads and neurons here would be a part of them"
+            raise LayoutError(f"Open a {type(what).__name__}.", found, "a module that is whole in this process")
         family = _family(what)
         if tokenizer is None and isinstance(what, Transformer):
             tokenizer = _zoo_tokenizer(what.vocab)
