@@ -455,7 +455,10 @@ class Anything(RuleBasedStateMachine):
     def expire(self) -> None:
         late = [id for id, job in self.model.items() if job["state"] in LEASED and job["until"] < self.now]
         for id in late:
-            self.lose(self.model[id])
+            if self.model[id]["state"] == "running":
+                self.lose(self.model[id])
+            else:
+                self.model[id]["state"] = "queued"
         for job in self.model.values():
             if job["state"] == "done" and job["finished"] < self.now - 300:
                 job |= {"state": "expired", "result": None}

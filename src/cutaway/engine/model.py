@@ -156,6 +156,7 @@ class Model(ABC):
 
         driver: what its `data` told, or None. tokens: rows x width that inputs may have.
         """
+        return None
 
     @property
     def device(self) -> torch.device:

@@ -29,6 +29,8 @@ class Sampler:
         self._generator: torch.Generator | None = None
 
     def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        if scores.device.type == "meta":  # of a model without weights: there are no numbers to draw
+            return scores.double()
         if self._generator is None:
             self._generator = torch.Generator(scores.device).manual_seed(self._seed)
         uniform = torch.rand(scores.shape, generator=self._generator, device=scores.device, dtype=torch.float64)

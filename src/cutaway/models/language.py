@@ -16,6 +16,7 @@ from cutaway.address import Address
 from cutaway.engine.interleave import Trace
 from cutaway.engine.model import Model
 from cutaway.engine.packing import Rows
+from cutaway.engine.recording import Recorded
 from cutaway.engine.site import Site, entry
 from cutaway.engine.stack import Stack
 from cutaway.errors import AddressError, InputError, NumericError, PromptError
@@ -112,12 +113,18 @@ class LanguageModel(Model):
 
     def _head(self, hidden: Tensor) -> Tensor:
         """As `unembed`, with gradients where they are kept."""
-        head, normed = self.part(self.family.unembed), self.part(self.family.final_norm)(hidden)
-        weight = getattr(head, "weight", normed)
+        normed = self._called(self.family.final_norm, hidden)
+        weight = getattr(self.part(self.family.unembed), "weight", normed)
         # Mamba keeps its residual stream in float32 where its weights are not
-        logits: Tensor = head(normed.to(weight.dtype) if weight.is_floating_point() else normed)
+        logits = self._called(self.family.unembed, normed.to(weight.dtype) if weight.is_floating_point() else normed)
         cap = getattr(getattr(self.module, "config", None), "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
+
+    def _called(self, path: str, value: Tensor) -> Tensor:
+        """What a module makes of a tensor. In a recording it is one node: what the module does with its weights first needs values."""
+        recorder = self.recorder if isinstance(value, Recorded) else None
+        made: Tensor = self.part(path)(value) if recorder is None else recorder.call(path, self.part(path), (value,), {})
+        return made
 
     def part(self, path: str) -> nn.Module:
         """A module by its own path."""
@@ -148,14 +155,15 @@ class LanguageModel(Model):
         seeded with `seed`. options: others of transformers' `generate`. Without gradients. Raises PromptError, InputError.
         """
         tokens = self.tokens(text)
+        self.refuse_longer(tokens, new_tokens)
+        return self.trace(tokens, fn=self.generation(new_tokens=new_tokens, temperature=temperature, seed=seed, **options))
+
+    def refuse_longer(self, tokens: Tokens, new_tokens: int) -> None:
+        """Raise PromptError where so many new tokens would not fit into the context."""
         width, context = tokens.ids.shape[1], self.sizes.context
         if width + new_tokens - 1 > context:  # the last one is not read
-            raise PromptError(
-                f"Generate {new_tokens} tokens.",
-                f"a prompt of {width}",
-                f"new_tokens={context - width + 1} at most: its context is {context}",
-            )
-        return self.trace(tokens, fn=self.generation(new_tokens=new_tokens, temperature=temperature, seed=seed, **options))
+            works = f"new_tokens={max(context - width + 1, 0)} at most: its context is {context}"
+            raise PromptError(f"Generate {new_tokens} tokens.", f"a prompt of {width}", works)
 
     def generation(self, *, new_tokens: int = 20, temperature: float = 0.0, seed: int = 0, **options: Any) -> generation.Generation:
         """What drives `generate`, for a scan, a recording or a replay of a body over its steps: `lm.record(text, fn=lm.generation(new_tokens=5))`."""
@@ -171,13 +179,21 @@ class LanguageModel(Model):
 
     def refuse(self, args: Sequence[Any], kwargs: Mapping[str, Any], driver: Any, tokens: int) -> None:
         ids, places = kwargs.get("input_ids"), kwargs.get("position_ids", torch.zeros(0, dtype=torch.long))
-        if args or not kwargs.keys() <= _STREAMED or not (isinstance(ids, Tensor) and ids.ndim == 2 and _whole_below(ids, self.sizes.vocab)):
+        if (
+            args
+            or not kwargs.keys() <= _STREAMED
+            or not (isinstance(ids, Tensor) and ids.ndim == 2 and _whole_below(ids, self.sizes.vocab))
+        ):
             found = ", ".join(kwargs)[:80] + (f", and {len(args)} more" if args else "")
-            raise InputError(f"Run {self.name} for others.", found, f"{', '.join(sorted(_STREAMED))}: ids of its vocabulary, (rows, tokens)")
+            raise InputError(
+                f"Run {self.name} for others.", found, f"{', '.join(sorted(_STREAMED))}: ids of its vocabulary, (rows, tokens)"
+            )
         width = ids.shape[1] + (driver.get("new_tokens", 1) - 1 if isinstance(driver, dict) else 0)
         if width > self.sizes.context or len(ids) * width > tokens or not _whole_below(places, self.sizes.context):
             found = f"{len(ids):,} rows of {width:,} tokens"
-            raise InputError(f"Run {self.name} for others.", found, f"at most {self.sizes.context:,} in a row, its context, and {tokens:,} in all")
+            raise InputError(
+                f"Run {self.name} for others.", found, f"at most {self.sizes.context:,} in a row, its context, and {tokens:,} in all"
+            )
 
     # What a kind of model has to say
 

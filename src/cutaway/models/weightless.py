@@ -27,6 +27,7 @@ from cutaway import registry
 from cutaway.engine.model import Model
 from cutaway.errors import CutawayError, InputError, LayoutError
 from cutaway.models import hub, opening, wheels
+from cutaway.models.remembered import remember
 from cutaway.zoo.base import Transformer, TransformerConfig
 
 FIELDS = {"name": str, "kind": str, "config": Mapping, "files": Mapping, "revision": str, "class": str, "dtype": str}
@@ -83,7 +84,10 @@ def weightless(description: Mapping[str, Any]) -> Model:
         raise InputError(
             f"Make {told['name']} from its description.", reason[:200], "what the server told of a model, unchanged"
         ) from error
-    return opening.named(module.to(dtype=dtype).eval(), told["name"], words, told["revision"], verify=False)
+    model = opening.named(module.to(dtype=dtype).eval(), told["name"], words, told["revision"], verify=False)
+    if model.stack is not None:
+        remember(model.stack.blocks)
+    return model
 
 
 def _checked(description: Mapping[str, Any]) -> dict[str, Any]:

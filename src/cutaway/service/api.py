@@ -32,7 +32,7 @@ from cutaway.remote.work import MiB
 from cutaway.service.keys import Keys, redacted
 from cutaway.service.measured import BODY
 from cutaway.service.outcomes import told
-from cutaway.service.routes import router
+from cutaway.service.routes import PROBLEM, router
 from cutaway.service.server import Server
 from cutaway.service.telemetry import REQUEST
 
@@ -60,7 +60,8 @@ def app(server: Server, keys: Keys | None = None) -> FastAPI:
 
     Without keys it answers only to a loopback name, so that no page in a browser on the machine can reach it through a name of its own.
     """
-    api = FastAPI(title="Cutaway", version=cutaway.__version__, docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json")
+    about: dict[str, Any] = {"title": "Cutaway", "version": cutaway.__version__, "docs_url": None, "redoc_url": None}
+    api = _Api(**about, openapi_url="/v1/openapi.json", redirect_slashes=False)
     api.state.server, api.state.keys = server, keys
     api.include_router(router)
     api.add_exception_handler(CutawayError, _refused)  # type: ignore[arg-type]  # of starlette: handlers take any Exception
@@ -68,6 +69,17 @@ def app(server: Server, keys: Keys | None = None) -> FastAPI:
     api.add_exception_handler(HTTPException, _http)  # type: ignore[arg-type]
     api.add_middleware(Doorway, server=server, open=keys is None)
     return api
+
+
+@final
+class _Api(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """The document of the API, in which errors have the one type that they have."""
+        document = super().openapi()
+        answers = [answer for path in document["paths"].values() for verb in path.values() for answer in verb["responses"].values()]
+        for content in (answer["content"] for answer in answers if PROBLEM in answer.get("content", {})):
+            content[PROBLEM] = content.pop("application/json", content[PROBLEM])
+        return document
 
 
 @final
@@ -184,4 +196,4 @@ def _plain(
 
 
 def _told(fields: dict[str, Any], status: int, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(fields | {"status": status}, status, headers, media_type="application/problem+json")
+    return JSONResponse(fields | {"status": status}, status, headers, media_type=PROBLEM)

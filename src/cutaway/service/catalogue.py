@@ -11,6 +11,7 @@ from typing import Any, final
 import torch
 
 from cutaway.engine import stopping, wire
+from cutaway.engine.graph import Graph
 from cutaway.engine.model import Model
 from cutaway.engine.node import Limits
 from cutaway.errors import InputError, UnknownNameError
@@ -22,6 +23,8 @@ from cutaway.service.measured import Measured
 
 PATIENCE = 60.0
 """Seconds that the admission of a work may take; others on the same model wait for it."""
+_REMEMBERED = 4_096
+"""Works of a model whose measure is kept: those that wait, and those that a class sends many times."""
 
 
 @final
@@ -32,6 +35,7 @@ class Offer:
         self.name, self._limits = name, limits
         self._size = torch.empty(0, dtype=getattr(torch, dtype)).element_size()
         self._lock = threading.Lock()
+        self._measured: dict[str, Measured] = {}
         data: dict[str, Any] = described(name, dtype=dtype)
         self.revision: str = data["revision"]
         self.description = wire.packed(data)
@@ -57,7 +61,14 @@ class Offer:
         """Raises GraphError, InputError, PromptError, ...: what the run of the work would raise before it computes."""
         if work.kind != "graph":
             return Measured()
+        Graph.from_bytes(work.graph, self._limits)  # the hash of a graph without bounds would take as long as it likes
+        known = self.known(work.hash)
+        if known is not None:
+            return known
         with self._lock:
+            known = self.known(work.hash)  # who waited may have waited for an equal one
+            if known is not None:
+                return known
             until = time.monotonic() + PATIENCE
 
             def check() -> None:
@@ -67,7 +78,19 @@ class Offer:
                     )
 
             with stopping.asking(check):
-                return Execution(self.model, self._limits).measure(work)
+                measured = Execution(self.model, self._limits).measure(work)
+        self.remember(work.hash, measured)
+        return measured
+
+    def known(self, hash: str) -> Measured | None:
+        """What a work of that hash was measured to take, where that is remembered."""
+        return self._measured.get(hash)
+
+    def remember(self, hash: str, measured: Measured) -> None:
+        """Know it from now on."""
+        self._measured[hash] = measured
+        for oldest in list(self._measured)[:-_REMEMBERED]:
+            self._measured.pop(oldest, None)
 
 
 @final

@@ -31,7 +31,7 @@ _TASK = ("name", "pairs", "metric", "role")
 _LONGEST = 1_000
 """Characters of a task's text, and of an argument of a method."""
 _MOST = 10_000
-"""Of a whole number, and of pairs."""
+"""Of a whole number, of pairs, and of prompts."""
 
 
 def arguments(function: Callable[..., Any], given: Any) -> dict[str, Any]:
@@ -174,6 +174,8 @@ def prompt(data: Any) -> str | Prompt:
 
 def prompts(data: Any, model: Model) -> Any:
     """The inputs of a language model: a prompt, or a list of them. Raises InputError, PromptError."""
+    if isinstance(data, (list, tuple)) and len(data) > _MOST:
+        raise InputError("Read prompts.", f"{len(data):,} of them", f"at most {_MOST:,}")
     found = [prompt(one) for one in data] if isinstance(data, (list, tuple)) else prompt(data)
     for one in found if isinstance(found, list) else [found]:
         refuse_unknown_ids(one, model)

@@ -99,7 +99,8 @@ class Jobs(Protocol):
     - A job that `accept` has returned is there, once, until it has been final for as long as jobs are kept.
     - Each change happens whole, together with its event, or not at all. States follow one another as `NEXT` says.
     - A job is leased to one worker at a time. Only that lease can finish it, and only once: a job has one `done`, with one result.
-    - A lease that is not renewed is lost: the job is queued again, before those that came later, and after a few losses it fails and says so.
+    - A lease that is not renewed is lost: the job is queued again, before those that came later, and after a few losses while it ran it fails and
+      says so.
     - Whoever asks as a user sees that user's jobs, and of others not even that they exist. `user=None` is the operator, who sees all.
 
     Every method raises StorageError where the table cannot be read or written; then nothing has changed.
@@ -146,6 +147,9 @@ class Jobs(Protocol):
 
         False where the lease is lost: then nothing of this counts.
         """
+
+    def settle(self, hash: str) -> list[str]:
+        """Jobs that wait, and whose result is known, are done with it. Returns their ids."""
 
     def cancel(self, id: str, user: str | None) -> Job:
         """End a job that is not final. Its worker learns of it when it renews. Raises UnknownNameError."""

@@ -6,6 +6,7 @@ An empty bucket refuses nothing. It puts a user behind the others until it has f
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,19 +49,21 @@ class _Account:
 class Balances:
     """What users have left of a quota, in compute-seconds. clock: seconds, which need not be those of the day.
 
-    One thread may charge while others ask.
+    Any thread may charge and ask.
     """
 
     def __init__(self, quota: Quota, clock: Callable[[], float] = time.monotonic) -> None:
         self._quota, self._clock = quota, clock
         self._accounts: dict[str, _Account] = {}
+        self._lock = threading.Lock()
 
     def charge(self, user: str, seconds: float) -> None:
         """A user's jobs took so many seconds of computing. The balance may fall below 0. Raises InputError for less than 0 seconds."""
         if not 0 <= seconds < math.inf:
             raise InputError(f"Charge {user}.", f"{seconds} seconds", "a number of seconds from 0")
-        now = self._now(user)
-        self._accounts[user] = _Account(now.balance - seconds, now.time, now.served + seconds)
+        with self._lock:
+            now = self._now(user)
+            self._accounts[user] = _Account(now.balance - seconds, now.time, now.served + seconds)
 
     def balance(self, user: str) -> float:
         """Compute-seconds that a user has now: the burst at most, below 0 for one who has had too many."""

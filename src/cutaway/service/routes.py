@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import cache
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import anyio.to_thread
 from anyio import CapacityLimiter
@@ -36,31 +36,50 @@ from cutaway.service.telemetry import CONTENT_TYPE
 
 _T = TypeVar("_T")
 _Body = TypeVar("_Body", bound=BaseModel)
+PROBLEM = "application/problem+json"
 WORK, RESULT, BYTES = "application/vnd.cutaway.work", "application/vnd.safetensors", "application/octet-stream"
 _POLL = 2.0
 """Seconds after which a waiting caller looks again without having heard of a change: another server may have made it."""
 _PING = 15.0
-_BODIES, _ADMISSIONS, _SESSIONS = 8, 4, 256
-"""At once: bodies of a user that are read, works of a user that are admitted, and what sessions of all users wait for. More wait their turn, where
-they hold no thread and no memory."""
+_BODIES, _ADMISSIONS, _THREADS = 8, 4, 256
+"""At once: bodies of a user that are read, works of a user that are admitted; threads of all users for admissions, and as many for sessions. More
+wait their turn, where they hold no thread and no memory."""
 _NOBODY = Key("", "local", frozenset({"run"}), 0.0)
 _bearer = HTTPBearer(auto_error=False, description="A key of this server: cut_, 16 digits, _, 64 digits.")
-_told: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.Problem, "content": {"application/problem+json": {}}}
-    for status in (400, 401, 403, 404, 405, 408, 409, 410, 413, 415, 421, 422, 429, 500, 503)
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": schemas.Problem, "content": {PROBLEM: {}}} for status in statuses}
+
+
+_KEYED = _problems(401, 403, 422, 503)
+_NAMED = _KEYED | _problems(404)
+_WAITED = _NAMED | _problems(429)
+_SENT = _WAITED | _problems(408, 413, 415)
+router = APIRouter(responses=_problems(421, 500))
+_EVENT = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"enum": list(get_args(schemas.Event.model_fields["type"].annotation))},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["id", "event", "data"],
 }
-router = APIRouter(responses=_told)
+"""A server-sent event; its data has `time` besides what `schemas.Event` says of it."""
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 
 def caller(request: Request, credentials: Credentials) -> Key:
-    """Whose request this is. Raises AccessError."""
+    """Whose request this is, which has no parameters but those of its route. Raises AccessError, InputError."""
     keys: Keys | None = request.app.state.keys
-    if keys is None:
-        return _NOBODY
-    if credentials is None:
+    if keys is not None and credentials is None:
         raise AccessError("Use this server.", "no key", "Authorization: Bearer cut_...")
-    return keys.check(credentials.credentials)
+    found = _NOBODY if keys is None or credentials is None else keys.check(credentials.credentials)
+    known = {parameter.alias for parameter in request.scope["route"].dependant.query_params}
+    if not request.query_params.keys() <= known:
+        raise InputError("Read the parameters of a request.", "one that is not known", ", ".join(sorted(known)) or "none")
+    return found
 
 
 def runner(key: Annotated[Key, Depends(caller)]) -> str:
@@ -94,7 +113,7 @@ Wait = Annotated[float, Query(ge=0, le=60, description="seconds to wait for the 
     "/v1/jobs",
     status_code=202,
     response_model=schemas.Job,
-    responses={200: {"model": schemas.Job, "description": "The job has ended."}},
+    responses=_SENT | {200: {"model": schemas.Job, "description": "The job has ended."}},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -118,8 +137,8 @@ async def submit(
         server.refuse_listener(user)
     body, kind = await _body(request, user, "application/json", WORK)
     async with _limiter(asyncio.get_running_loop(), f"admission of {user}", _ADMISSIONS):
-        job = await _aside(lambda: server.submit(user, _read(body, kind), idempotency_key))
-    warnings = server.dispatcher.warnings(job.id)
+        job = await _aside("admissions", lambda: server.submit(user, _read(body, kind), idempotency_key))
+    warnings = server.dispatcher.warnings(job)
     standing = await _settled(server, job, user, wait)
     response.status_code = 200 if standing.state in FINAL else 202
     response.headers["Location"] = f"/v1/jobs/{job.id}"
@@ -152,7 +171,7 @@ def _json(body: bytes, kind: type[_Body]) -> _Body:
     raise InputError("Read a body.", wrong[:300], "the fields that /v1/openapi.json lists")
 
 
-@router.get("/v1/jobs")
+@router.get("/v1/jobs", responses=_NAMED)
 def jobs(
     server: Serving,
     key: Annotated[Key, Depends(caller)],
@@ -167,7 +186,7 @@ def jobs(
     return schemas.Jobs(jobs=[schemas.Job.of(server.standing(job)) for job in found])
 
 
-@router.get("/v1/jobs/{id}")
+@router.get("/v1/jobs/{id}", responses=_WAITED)
 async def job(id: str, server: Serving, user: User, wait: Wait = 0.0) -> schemas.Job:
     """Where a job stands."""
     if wait:
@@ -175,7 +194,7 @@ async def job(id: str, server: Serving, user: User, wait: Wait = 0.0) -> schemas
     return await _settled(server, await run_in_threadpool(server.jobs.get, id, user), user, wait)
 
 
-@router.delete("/v1/jobs/{id}")
+@router.delete("/v1/jobs/{id}", responses=_NAMED)
 def cancel(id: str, server: Serving, user: User) -> schemas.Job:
     """End a job that has not ended; one that has stays as it is."""
     return schemas.Job.of(server.standing(server.cancel(id, user)))
@@ -184,7 +203,9 @@ def cancel(id: str, server: Serving, user: User) -> schemas.Job:
 @router.get(
     "/v1/jobs/{id}/result",
     response_class=FileResponse,
-    responses={200: {"content": {RESULT: {"schema": {"type": "string", "format": "binary"}}}, "description": "The result."}},
+    responses=_NAMED
+    | _problems(409, 410)
+    | {200: {"content": {RESULT: {"schema": {"type": "string", "format": "binary"}}}, "description": "The result."}},
 )
 def result(id: str, server: Serving, user: User) -> FileResponse:
     """The result of a job that is done: of a graph what it saved, of a method its result, as safetensors with JSON in its header."""
@@ -201,7 +222,8 @@ def result(id: str, server: Serving, user: User) -> FileResponse:
 @router.get(
     "/v1/jobs/{id}/events",
     response_model=schemas.Events,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Events, until the job has ended."}},
+    responses=_WAITED
+    | {200: {"content": {"text/event-stream": {"itemSchema": _EVENT}}, "description": "Events, until the job has ended."}},
 )
 async def events(
     id: str,
@@ -281,6 +303,7 @@ async def _settled(server: Server, job: Job, user: str, seconds: float) -> schem
 @router.post(
     "/v1/sessions",
     status_code=201,
+    responses=_SENT,
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": schemas.OpenSession.model_json_schema()}}}},
 )
 async def open_session(request: Request, server: Serving, user: User) -> schemas.Session:
@@ -288,26 +311,26 @@ async def open_session(request: Request, server: Serving, user: User) -> schemas
     body, _ = await _body(request, user, "application/json")
     model = _json(body, schemas.OpenSession).model
     _ = server.catalogue[model]
-    id = await _aside(server.sessions.open, user, model)
+    id = await _aside("sessions", server.sessions.open, user, model)
     return schemas.Session(id=id, model=model, park=server.sessions.park)
 
 
 @router.post(
     "/v1/sessions/{id}",
     response_class=Response,
-    responses={200: {"content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}, "description": "The answer."}},
+    responses=_SENT | {200: {"content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}, "description": "The answer."}},
     openapi_extra={"requestBody": {"required": True, "content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}}},
 )
 async def send(id: str, request: Request, server: Serving, user: User) -> Response:
     """A message of a session, and its answer; an error of the body is an answer too."""
     body, _ = await _body(request, user, BYTES)
-    return Response(await _aside(server.sessions.send, user, id, body), media_type=BYTES)
+    return Response(await _aside("sessions", server.sessions.send, user, id, body), media_type=BYTES)
 
 
-@router.delete("/v1/sessions/{id}", status_code=204)
+@router.delete("/v1/sessions/{id}", status_code=204, responses=_NAMED)
 async def close_session(id: str, server: Serving, user: User) -> None:
     """End a session; its forward is let go."""
-    await _aside(server.sessions.close, user, id)
+    await _aside("sessions", server.sessions.close, user, id)
 
 
 @cache
@@ -315,16 +338,16 @@ def _limiter(loop: asyncio.AbstractEventLoop, what: str, most: int) -> CapacityL
     return CapacityLimiter(most)
 
 
-async def _aside(function: Callable[..., _T], *args: Any) -> _T:
-    """In a thread that no other route waits for: a session's forward may take its time."""
-    limiter = _limiter(asyncio.get_running_loop(), "sessions", _SESSIONS)
+async def _aside(what: str, function: Callable[..., _T], *args: Any) -> _T:
+    """In a thread that nothing else waits for: a session's forward, or an admission, may take its time."""
+    limiter = _limiter(asyncio.get_running_loop(), what, _THREADS)
     return await anyio.to_thread.run_sync(lambda: function(*args), limiter=limiter)
 
 
 # What there is
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", responses=_KEYED)
 def models(server: Serving, user: User) -> schemas.Models:
     """The models of this server, and how long they would take."""
     return schemas.Models(models=[schemas.Model.of(model) for model in server.models()])
@@ -333,7 +356,7 @@ def models(server: Serving, user: User) -> schemas.Models:
 @router.get(
     "/v1/models/{name:path}/description",
     response_class=Response,
-    responses={200: {"content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}, "description": "The description."}},
+    responses=_NAMED | {200: {"content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}, "description": "The description."}},
 )
 def description(name: str, server: Serving, user: User) -> Response:
     """What a client needs to know of a model to open it without weights: its config and tokenizer, as a message of `engine.wire`."""
@@ -341,7 +364,7 @@ def description(name: str, server: Serving, user: User) -> Response:
     return Response(offer.description, media_type=BYTES, headers={"ETag": f'"{offer.revision}"'})
 
 
-@router.post("/v1/models/{name:path}/open", status_code=202)
+@router.post("/v1/models/{name:path}/open", status_code=202, responses=_NAMED)
 def open_model(name: str, server: Serving, user: Admin) -> schemas.Model:
     """Open a model before anybody asks for it."""
     _ = server.catalogue[name]
@@ -349,7 +372,7 @@ def open_model(name: str, server: Serving, user: Admin) -> schemas.Model:
     return _model(server, name)
 
 
-@router.post("/v1/models/{name:path}/close")
+@router.post("/v1/models/{name:path}/close", responses=_NAMED)
 def close_model(name: str, server: Serving, user: Admin) -> schemas.Model:
     """Let go of a model, after what runs on it; its jobs stay queued, and open it again."""
     _ = server.catalogue[name]
@@ -366,13 +389,13 @@ def _methods() -> schemas.Methods:
     return schemas.Methods(methods=[schemas.Method(**method) for method in core.methods()])
 
 
-@router.get("/v1/methods")
+@router.get("/v1/methods", responses=_KEYED)
 def methods(user: User) -> schemas.Methods:
     """The methods of this server, with the JSON Schema of their arguments."""
     return _methods()
 
 
-@router.get("/v1/capabilities")
+@router.get("/v1/capabilities", responses=_KEYED)
 def capabilities(server: Serving, user: User) -> schemas.Capabilities:
     """What this server can do."""
     limits = {name: value for name, value in vars(server.settings.limits).items() if isinstance(value, int)}
@@ -381,7 +404,7 @@ def capabilities(server: Serving, user: User) -> schemas.Capabilities:
     return schemas.Capabilities(**told, models=list(server.catalogue), operations=operations, limits=limits)
 
 
-@router.get("/v1/limits")
+@router.get("/v1/limits", responses=_KEYED)
 def limits(server: Serving, user: User) -> schemas.Limits:
     """What the caller may use, and how much of it is left."""
     return schemas.Limits(
@@ -400,7 +423,7 @@ def limits(server: Serving, user: User) -> schemas.Limits:
 # For operators
 
 
-@router.post("/v1/drain", status_code=202)
+@router.post("/v1/drain", status_code=202, responses=_KEYED)
 def drain(server: Serving, user: Admin) -> schemas.Draining:
     """Take nothing new on, and end what runs; what waits stays queued for the next server."""
     server.dispatcher.draining = True
@@ -413,7 +436,7 @@ async def livez() -> dict[str, bool]:
     return {"live": True}
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses=_problems(503))
 def readyz(server: Serving) -> dict[str, bool]:
     """Whether the server takes jobs on: its table can be read, and it is not being shut down."""
     if server.draining:
@@ -422,7 +445,11 @@ def readyz(server: Serving) -> dict[str, bool]:
     return {"ready": True}
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses=_KEYED | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Metrics."}},
+)
 def metrics(request: Request, server: Serving, credentials: Credentials) -> Response:
     """Metrics for Prometheus; of a server with keys, for an administrator."""
     key = caller(request, credentials)

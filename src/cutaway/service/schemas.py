@@ -33,8 +33,8 @@ class MethodCall(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     kind: Literal["method"] = "method"
-    model: str = Field(max_length=300)
-    method: str = Field(max_length=300)
+    model: str = Field(min_length=1, max_length=300)
+    method: str = Field(min_length=1, max_length=300)
     task: str | dict[str, Any] = Field(description="the text of a task, such as facts:n=20, or an object with its pairs")
     arguments: dict[str, Any] = {}
     seed: int = Field(0, ge=0, lt=2**63)
@@ -108,7 +108,7 @@ class OpenSession(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str = Field(max_length=300)
+    model: str = Field(min_length=1, max_length=300)
 
 
 class Session(BaseModel):

@@ -16,7 +16,7 @@ from cutaway.errors import BusyError, StorageError
 from cutaway.remote.work import Work
 from cutaway.service import inputs
 from cutaway.service.catalogue import Catalogue
-from cutaway.service.dispatch import Dispatcher
+from cutaway.service.dispatch import PATIENCE, Dispatcher, leaving
 from cutaway.service.jobs import Job, Jobs, State
 from cutaway.service.quota import Balances, Quota
 from cutaway.service.results import Results
@@ -107,23 +107,24 @@ class Server:
         return self.dispatcher.drain(seconds)
 
     def stop(self, seconds: float = 0.0) -> None:
-        """Drain, and let go of all models."""
-        self.dispatcher.stop(seconds)
-        self.runner.close()
+        """Drain, and let go of all models; of one that hangs in a forward after a while."""
+        ended = self.dispatcher.stop(seconds)
+        closing = threading.Thread(target=self.runner.close, daemon=True)
+        closing.start()
+        closing.join(None if ended else PATIENCE)
 
     def submit(self, user: str, work: Work, key: str | None = None) -> Job:
         """Take a work on. Raises BusyError, ConflictError, StorageError, and what its run would raise before it computes."""
         if self.draining:
-            raise BusyError(
-                "Accept a job.", "a server that is being shut down", "to try again, when another has taken its place", retry_after=5
-            )
+            raise leaving("Accept a job.")
         self.balances.refuse(user, self.jobs.unfinished(user))
         if work.kind == "method":
             inputs.arguments(registry.load("methods", work.method), work.arguments)
-        measured = self.catalogue.admit(work)
-        job = self.jobs.accept(user, dataclasses.replace(work, revision=self.catalogue[work.model].revision), key)
+        work = dataclasses.replace(work, revision=self.catalogue[work.model].revision)
+        self.catalogue.admit(work)
+        job = self.jobs.accept(user, work, key)
         if job.state == State.QUEUED:
-            self.dispatcher.wake(job.id, measured)
+            self.dispatcher.wake()
         return job
 
     def standing(self, job: Job) -> Standing:
@@ -131,7 +132,7 @@ class Server:
         if job.state == State.QUEUED:
             position = self.jobs.position(job.id, None)
             mean = self.dispatcher.expected(job.model) if job.model in self.catalogue else None
-            return Standing(job, position, mean and mean * position, warnings=tuple(self.dispatcher.warnings(job.id)))
+            return Standing(job, position, mean and mean * position, warnings=tuple(self.dispatcher.warnings(job)))
         size = None
         if job.result is not None:
             with contextlib.suppress(StorageError):
@@ -193,7 +194,8 @@ class Server:
         with self._lock:
             listeners = list(self._listeners.get(job, ()))
         for heard in listeners:
-            heard()
+            with contextlib.suppress(RuntimeError):  # its loop has ended, with the server
+                heard()
 
 
 def methods() -> list[dict[str, Any]]:

@@ -43,6 +43,8 @@ WIRE: dict[str, Any] = {
     "timeout_graceful_shutdown": 5,
 }
 """How uvicorn is set."""
+_LAST, _AT_ONCE = 15.0, 2.0
+"""Seconds that connections and models are given to close, after what ran has ended; that leases are, at a second signal."""
 FOLDER = Path(platformdirs.user_state_dir("cutaway")) / "service"
 """Where jobs, results and keys are kept unless told otherwise."""
 
@@ -105,8 +107,11 @@ def opened(site: Site) -> Iterator[tuple[Server, Keys]]:
         )
         stack.callback(server.stop)
         server.start()
-        for name in site.models:
-            server.dispatcher.want("", name)
+        room = site.policy.memory if site.policy.memory is not None else sum(catalogue.sizes.values())
+        for name in site.models:  # as many as fit: the others are opened when somebody asks for them
+            if (bytes := catalogue.sizes[name]) <= room:
+                room -= bytes
+                server.dispatcher.want("", name)
         yield server, Keys(kept)
 
 
@@ -136,19 +141,29 @@ class _Uvicorn(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal came."""
-        if self._server.draining and self._draining:
-            self.force_exit = self.should_exit = True
-            return
-        self._draining = True
-        name = signal.Signals(sig).name
-        threading.Thread(target=self._drain, args=(name,), daemon=True).start()
+        name, again, self._draining = signal.Signals(sig).name, self._draining, True
+        threading.Thread(target=self._end if again else self._drain, args=(name,), daemon=True).start()
 
     _draining = False
 
     def _drain(self, name: str) -> None:
         ended = self._server.drain(self._grace)
         _LOG.info("%s: %s", name, "what ran has ended" if ended else "what has not ended is queued again")
+        _exit_in(_LAST, 0)
         self.should_exit = True
+
+    def _end(self, name: str) -> None:
+        _exit_in(_AT_ONCE, 1)
+        self._server.drain(0.0)
+        _LOG.warning("%s again: what has not ended is queued again", name)
+        os._exit(1)
+
+
+def _exit_in(seconds: float, status: int) -> None:
+    """End the process then, whatever hangs in it."""
+    timer = threading.Timer(seconds, os._exit, [status])
+    timer.daemon = True
+    timer.start()
 
 
 def _runner(site: Site) -> Runner:

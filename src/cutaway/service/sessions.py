@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from cutaway.errors import BusyError, ServiceError, UnknownNameError
-from cutaway.service.dispatch import Dispatcher
+from cutaway.service.dispatch import Dispatcher, leaving
 from cutaway.service.quota import Balances
 from cutaway.service.runners.base import Runner
 
@@ -35,25 +35,32 @@ class Sessions:
         self._runner, self._dispatcher, self._balances, self.park, self._load = runner, dispatcher, balances, park, load
         self._open: dict[str, _Session] = {}
         self._opening: list[tuple[str, str]] = []
+        self._over: list[str] = []
         self._lock = threading.RLock()
         dispatcher.kept = self.models
 
     def models(self) -> frozenset[str]:
         """Models that have a session, or are about to."""
-        return frozenset([*(one.model for one in self._alive().values()), *(model for _, model in self._opening)])
+        with self._lock:
+            return frozenset([*(one.model for one in self._alive().values()), *(model for _, model in self._opening)])
 
     def open(self, user: str, model: str) -> str:
         """Begin a session, once its model is open; returns its id. Raises BusyError, ServiceError, and what opening the model raises."""
-        self._balances.refuse(user, 0)
+        if self._dispatcher.draining:
+            raise leaving("Open a session.")
         with self._lock:
             if sum(one.user == user for one in self._alive().values()) + sum(one == user for one, _ in self._opening) >= PER_USER:
                 raise BusyError("Open a session.", f"{PER_USER} that are open", "to end one first", retry_after=5)
             self._opening.append((user, model))
+            over, self._over = self._over, []
         try:
+            for stream in over:
+                self._runner.close_stream(stream)
             wanted: Future[None] = self._dispatcher.want(user, model)
             try:
                 wanted.result(self._load)
             except TimeoutError as error:
+                wanted.cancel()
                 raise ServiceError("Open a session.", f"a model that is not open after {self._load:g} seconds", "to try later") from error
             id = self._runner.open_stream(model)
             with self._lock:
@@ -62,6 +69,7 @@ class Sessions:
         finally:
             with self._lock:
                 self._opening.remove((user, model))
+            self._dispatcher.wake()
 
     def send(self, user: str, id: str, message: bytes) -> bytes:
         """A message, and its answer; an error of the body is an answer.
@@ -82,9 +90,9 @@ class Sessions:
 
     def close(self, user: str, id: str) -> None:
         """End a session. Raises UnknownNameError where the user has none of that id."""
-        session = self._of(user, id)
         with self._lock:
-            self._open.pop(id, None)
+            session = self._of(user, id)
+            del self._open[id]
         self._runner.close_stream(session.stream)
         self._dispatcher.wake()
 
@@ -97,5 +105,6 @@ class Sessions:
     def _alive(self) -> dict[str, _Session]:
         until = time.monotonic() - self.park
         with self._lock:
+            self._over += [one.stream for one in self._open.values() if not one.busy and one.used <= until]
             self._open = {id: one for id, one in self._open.items() if one.busy or one.used > until}
-            return self._open
+            return dict(self._open)

@@ -40,6 +40,7 @@ class Sqlite:
         self._patience, self._flush = patience, flush
         self._turn = threading.Lock()  # writers of this process wait here, in turn; SQLite alone would let them poll the file
         self._idle: list[sqlite3.Connection] = []
+        self._first: sqlite3.Connection | None = None  # while it is open, others need no room on the disk to begin to read
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -47,6 +48,8 @@ class Sqlite:
             raise StorageError(f"Open {self.path}.", error.strerror or str(error), "a folder that can be written to") from error
         try:
             self._migrate()
+            with self._connection(f"Open {self.path}."):
+                self._first = self._connect()
         except BaseException:
             self.close()
             raise
@@ -71,6 +74,9 @@ class Sqlite:
     def close(self) -> None:
         while self._idle:
             self._idle.pop().close()
+        if self._first is not None:
+            self._first.close()
+            self._first = None
 
     @contextlib.contextmanager
     def _connection(self, asked: str) -> Iterator[sqlite3.Connection]:

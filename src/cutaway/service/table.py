@@ -165,6 +165,11 @@ class Table:
                 return self._fail(sql, held, problem)
             return self._lose(sql, held)
 
+    def settle(self, hash: str) -> list[str]:
+        with self._database.change("Finish equal jobs.") as sql:
+            rows = sql("SELECT number, id FROM jobs WHERE state = 'queued' AND hash = ? ORDER BY number", (hash,)).fetchall()
+            return [id for number, id in rows if self._found_before(sql, number, hash)]
+
     def cancel(self, id: str, user: str | None) -> Job:
         with self._database.change("Cancel a job.") as sql:
             self._move(sql, self._number(sql, id, user), State.CANCELLED)
@@ -174,16 +179,19 @@ class Table:
         now = self._clock()
         with self._database.change("Expire jobs.") as sql:
             ended = float("inf") if everybody else now
-            late = sql("SELECT number, id FROM jobs WHERE state IN ('loading', 'running') AND until < ?", (ended,)).fetchall()
-            for number, _ in late:
-                self._lose(sql, number)
+            late = sql("SELECT number, id, state FROM jobs WHERE state IN ('loading', 'running') AND until < ?", (ended,)).fetchall()
+            for number, _, state in late:
+                if state == State.RUNNING:
+                    self._lose(sql, number)
+                else:  # it has not begun, so that nothing of it has harmed the worker
+                    self._move(sql, number, State.QUEUED)
             old = sql("SELECT number FROM jobs WHERE state = 'done' AND finished < ?", (now - self._rules.results,)).fetchall()
             for (number,) in old:
                 self._move(sql, number, State.EXPIRED, {"result": None})
             ancient = f"state IN ({_marks(FINAL)}) AND finished < ?"
             sql(f"DELETE FROM events WHERE job IN (SELECT number FROM jobs WHERE {ancient})", (*FINAL, now - self._rules.jobs))
             sql(f"DELETE FROM jobs WHERE {ancient}", (*FINAL, now - self._rules.jobs))
-            return [self._job(sql, id, None) for _, id in late]
+            return [self._job(sql, id, None) for _, id, _ in late]
 
     def events(self, id: str, user: str | None, after: int = 0) -> list[Event]:
         with self._database.read("Read events.") as sql:
