@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +20,16 @@ class Ran:
     status: int
     out: str
     err: str
+
+
+@pytest.fixture(scope="session")
+def serve() -> Any:
+    """`with serve(keys=True) as (url, server, keys):`, as the client's tests have it."""
+    spec = importlib.util.spec_from_file_location("of_remote", Path(__file__).parents[1] / "remote/conftest.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.served
 
 
 @pytest.fixture

@@ -17,17 +17,22 @@ GB = 10**9
 @click.option("--host", default="127.0.0.1", show_default=True, help="the address to listen at")
 @click.option("--port", default=8000, show_default=True, help="0 for any that is free")
 @click.option("--folder", type=click.Path(path_type=Path), help="where jobs, results and keys are kept")
-@click.option("--database", default="", envvar="CUTAWAY_DATABASE", help="postgresql://..., shared by several servers; a file in the folder unless given")
-@click.option("--process", "runner", flag_value="process", help="each model in an operating-system process of its own")
+@click.option(
+    "--database",
+    default="",
+    envvar="CUTAWAY_DATABASE",
+    help="postgresql://..., shared by several servers; a file in the folder unless given",
+)
+@click.option("--process", "runner", flag_value="process", help="each model in an operating-system process of its own; always so on a GPU")
 @click.option(
     "--cluster", metavar="ADDRESS", is_flag=False, flag_value="local", help="on Ray: at that address, or started here without one"
 )
 @click.option("--device", default="cpu", show_default=True, help="of the weights: cpu, cuda, cuda:1")
 @click.option("--dtype", default="float32", show_default=True, help="of the weights: float32, bfloat16, float16")
 @click.option("--memory", type=float, help="gigabytes that weights may take together; the least needed make room")
-@click.option("--seconds", type=float, help="that a job may run")
+@click.option("--seconds", default=3600.0, show_default=True, help="that a job may run; 0 for any time")
 @click.option(
-    "--quota", type=float, help="seconds of computing that each user gets per second, saved up for an hour; unlimited unless given"
+    "--quota", default=1.0, show_default=True, help="seconds of computing a second, saved up for ten minutes, that put a user first"
 )
 @click.option("--flush", is_flag=True, help="accepted jobs survive a power cut too: about 40 ms more for each")
 @click.option(
@@ -47,17 +52,17 @@ def serve(models: tuple[str, ...], host: str, port: int, log: str, **chosen: Any
     from cutaway.service.telemetry import logs
 
     logs(log)
-    memory, quota = chosen["memory"], chosen["quota"]
-    cluster = chosen["cluster"]
+    memory, quota, cluster = chosen["memory"], chosen["quota"], chosen["cluster"]
+    apart = chosen["runner"] or chosen["device"] != "cpu"  # a job can break a GPU for its whole process
     site = serving.Site(
         tuple(dict.fromkeys(models)),
         folder=chosen["folder"] or serving.FOLDER,
         database=chosen["database"],
-        runner="ray" if cluster else chosen["runner"] or "inline",
+        runner="ray" if cluster else "process" if apart else "inline",
         cluster="" if cluster in (None, "local") else cluster,
         flush=chosen["flush"],
-        settings=Settings(device=chosen["device"], dtype=chosen["dtype"], seconds=chosen["seconds"]),
+        settings=Settings(device=chosen["device"], dtype=chosen["dtype"], seconds=chosen["seconds"] or None),
         policy=Policy(memory=None if memory is None else int(memory * GB)),
-        quota=Quota() if quota is None else Quota(rate=quota, burst=3_600 * quota),
+        quota=Quota(rate=quota, burst=600 * quota),
     )
     serving.serve(site, host, port)

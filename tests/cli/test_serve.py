@@ -1,0 +1,22 @@
+"""`cutaway serve`: what it says, and what it refuses before anything is opened. That it serves is seen in tests/service/test_rehearsals.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Cutaway = Callable[..., Any]
+
+
+def test_refusals(cutaway: Cutaway, tmp_path: Path) -> None:
+    folder = ("--folder", str(tmp_path))
+    unknown = cutaway("serve", "induction_ml", *folder)
+    assert unknown.status == 2 and "induction_lm" in unknown.err
+    public = cutaway("serve", "induction_lm", "--host", "0.0.0.0", *folder)
+    assert public.status == 2 and "cutaway keys issue" in public.err
+    small = cutaway("serve", "induction_lm", "--memory", "0.0001", *folder)
+    assert small.status == 2 and "GB" in small.err
+    assert cutaway("serve", *folder).status == 2
+    (tmp_path / "file").write_text("")
+    assert cutaway("serve", "induction_lm", "--folder", str(tmp_path / "file")).status == 1
