@@ -156,7 +156,8 @@ def queue(subject: Subject, jobs: int = 96, rounds: int = 3) -> dict[str, float]
                 server.dispatcher.draining = True
                 for _ in range(jobs):
                     work = Work.from_bytes(subject.work(subject.text()))
-                    server.dispatcher.wake(server.jobs.accept("queue", work).id, server.catalogue.admit(work))
+                    server.catalogue.admit(work)
+                    server.jobs.accept("queue", work)
                 began, server.dispatcher.draining = time.perf_counter(), False
                 server.dispatcher.wake()
                 while server.jobs.counts()["done"] < jobs + 1:

@@ -12,8 +12,8 @@ from cutaway.engine.graph import Graph
 from cutaway.engine.node import Node
 from cutaway.engine.wire import packed
 from cutaway.errors import GraphError, InputError, StreamError
+from cutaway.remote import work as work_module
 from cutaway.remote.work import Work
-from cutaway.service import work as work_module
 from cutaway.service.outcomes import Outcome
 
 CALL = Work("method", "induction_lm", method="read.logit_lens", task="induction:n=4", arguments={"k": 3, "points": ["a"]}, seed=1)

@@ -1,8 +1,8 @@
 """Blocks of a model without weights, gone through once for inputs of the same shapes.
 
-What a block makes of tensors that have no values depends on their shapes alone; a forward on shapes takes hundreds of milliseconds, nearly all of it in
-the blocks. So a block keeps the shapes of what it returned, and returns their like, unless somebody listens inside it or its arguments hold more
-than tensors and plain values, such as a cache. Derivatives of any order pass through, as shapes do.
+What a block makes of tensors that have no values depends on their shapes alone; and a forward on shapes takes hundreds of milliseconds, nearly all
+of it in the blocks. So a block keeps the shapes of what it returned, and returns their like, unless somebody listens inside it or its arguments hold
+more than tensors and plain values, such as a cache. Derivatives of any order pass through, as shapes do.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _Shape = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 def remember(blocks: Iterable[nn.Module]) -> None:
     """Let blocks of a model without weights remember. The model is of no other use: its forward on values is not changed, but it has none."""
     for block in blocks:
-        block.forward = _remembering(block)  # type: ignore[method-assign]
+        block.forward = _remembering(block)
 
 
 def _remembering(block: nn.Module) -> Callable[..., Any]:
@@ -52,30 +52,29 @@ def _heard(part: nn.Module) -> bool:
     return bool(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part)) or tapped(part)
 
 
-def _key(value: Any) -> Any:
+def _key(value: Any) -> tuple[Any, ...] | None:
     """All that a block's work on shapes depends on; None where that is more than shapes."""
-    try:
-        return torch.is_grad_enabled(), _shapes(value)
-    except TypeError:
-        return None
+    found: list[Any] = [torch.is_grad_enabled()]
+    return tuple(found) if _described(value, found) else None
 
 
-def _shapes(value: Any) -> Any:
+def _described(value: Any, found: list[Any]) -> bool:
+    """Add to `found` what there is to say of a value; False where it is more than tensors without values, and plain values."""
     if isinstance(value, FakeTensor):
-        return tuple(value.shape), value.stride(), value.dtype, value.requires_grad
-    if value is None or isinstance(value, (bool, int, float, str, torch.dtype)):
-        return type(value), value
-    if type(value) is dict:
-        return tuple((name, _shapes(one)) for name, one in value.items())
-    if type(value) in (tuple, list):
-        return tuple(map(_shapes, value))
-    raise TypeError(type(value))
+        found.append((tuple(value.shape), value.stride(), value.dtype, value.requires_grad))
+        return True
+    if type(value) in (tuple, list, dict):
+        found.append((type(value), tuple(value) if type(value) is dict else len(value)))
+        return all(_described(one, found) for one in (value.values() if type(value) is dict else value))
+    found.append((type(value), value))
+    return value is None or isinstance(value, (bool, int, float, str, torch.dtype))
 
 
 def _like(shapes: list[_Shape], single: bool, block: nn.Module, given: list[Tensor]) -> Any:
-    """Tensors of these shapes, which depend on what was given and, where gradients are kept, on the block's weights."""
-    weights = list(block.parameters()) if torch.is_grad_enabled() else []
-    made = _Stand.apply(shapes, given[0].device, *(t for t in (*given, *weights) if t.is_floating_point()))
+    """Tensors of these shapes, which depend on what was given and, where gradients are kept, on a weight of the block."""
+    weight = next((p for p in block.parameters() if p.requires_grad), None) if torch.is_grad_enabled() else None
+    named = given if weight is None else [*given, weight]
+    made = _Stand.apply(shapes, given[0].device, *(t for t in named if t.is_floating_point()))
     return made[0] if single else made
 
 

@@ -6,6 +6,7 @@ A graph has its reads and writes in the order of the forward, and addresses come
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, final
 
@@ -17,8 +18,9 @@ from cutaway.engine import fake
 from cutaway.engine.interleave import Trace
 from cutaway.engine.model import Model
 from cutaway.engine.place import Edit, Intervention, Place, parsed
-from cutaway.engine.site import Enough, Site, attached
+from cutaway.engine.site import Site, attached
 from cutaway.errors import OutOfOrderError
+from cutaway.models.language import LanguageModel
 
 Key = tuple[int, str]
 
@@ -41,22 +43,17 @@ class Order:
 
     def _seen(self, wanted: Mapping[Key, Site], inputs: tuple[Any, ...], options: Mapping[str, Any]) -> tuple[Key, ...]:
         seen: dict[Key, None] = {}
-
-        def note(raw: Any, key: Key) -> None:
-            seen[key] = None
-            if len(seen) == len(wanted):
-                raise Enough
-
         module, within = self._model.module, fake.mode()
         moved = fake.mapped(self._model.arguments(inputs, dict(options)), lambda tensor: tensor.to("meta"))
         args, kwargs = fake.faked(moved, within)
-        callbacks = [(site, lambda raw, key=key: note(raw, key)) for key, site in wanted.items()]
-        try:
-            with torch.no_grad(), attached(callbacks), fake.forward(module, within):
-                module(*args, **kwargs)
-        except Enough:
-            pass
+        callbacks = [(site, partial(_note, seen, key)) for key, site in wanted.items()]
+        with torch.no_grad(), attached(callbacks), fake.forward(module, within):
+            module(*args, **kwargs)
         return tuple(seen)
+
+
+def _note(seen: dict[Key, None], key: Key, raw: Any) -> None:
+    seen.setdefault(key)
 
 
 def run(
@@ -128,7 +125,10 @@ def sweep(
     metric: Callable[[Tensor], Tensor],
     order: tuple[Key, ...],
 ) -> None:
-    """The body of a sweep whose inputs are the `batch` rows of `inputs` once for each of `edits`: saves `values` (interventions, rows, ...)."""
+    """The body of a sweep whose inputs are the `batch` rows of `inputs` once for each of `edits`: saves `values` (interventions, rows, ...).
+
+    Where nothing after the blocks of a language model is edited, its head is applied at the last position alone.
+    """
     every = torch.arange(batch)
     changes = [
         (number, model.place(address, inputs).shifted(0, every + number * batch), edit)
@@ -145,7 +145,13 @@ def sweep(
             for _, place, edit in together:
                 place.edit_into(value, edit)
             trace.write(site, value)
-    last = model.last(trace.output)
+    inside = all(place.address.point.startswith(("layers[", "embed")) for _, place, _ in changes)
+    if isinstance(model, LanguageModel) and inside:
+        end = model.site(f"layers[{model.sizes.n_layers - 1}].output")
+        last = model.unembed(trace.read(end)[:, -1])
+        trace.stop()
+    else:
+        last = model.last(trace.output)
     trace.save(values=metric(last.unflatten(0, (len(edits), batch))))
 
 

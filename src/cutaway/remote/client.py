@@ -9,7 +9,7 @@ from typing import Any, final
 import cutaway
 from cutaway.engine import wire
 from cutaway.engine.graph import VERSION
-from cutaway.errors import ServiceError
+from cutaway.errors import ServiceError, UnknownNameError
 from cutaway.models.weightless import weightless
 from cutaway.remote.connection import PATIENCE, Connection, quoted
 from cutaway.remote.job import RemoteJob
@@ -34,12 +34,10 @@ def connect(url: str, key: str | None = None, *, patience: float = PATIENCE) -> 
         greeting.close()
     spoken = told.get("wire")
     if not isinstance(spoken, list) or VERSION not in spoken:
-        versions = ", ".join(map(str, spoken)) if isinstance(spoken, list) else "none"
-        raise ServiceError(
-            f"Connect to {greeting.url}.",
-            f"Cutaway {str(told.get('version'))[:40]} there, which reads graphs of version {versions[:80]}; this is {cutaway.__version__}, with {VERSION}",
-            "the same version of Cutaway on both sides",
-        )
+        versions = ", ".join(map(str, spoken))[:80] if isinstance(spoken, list) else "none"
+        there = f"Cutaway {str(told.get('version'))[:40]} there, which reads graphs of version {versions}"
+        here = f"Cutaway {cutaway.__version__} here, which writes version {VERSION}"
+        raise ServiceError(f"Connect to {greeting.url}.", f"{there}; {here}", "the same version of Cutaway on both sides")
     return Remote(Connection(url, given, patience))
 
 
@@ -73,7 +71,9 @@ class Remote:
 
     def job(self, id: str) -> RemoteJob:
         """A job of this user by its id, whichever process began it. Raises UnknownNameError."""
-        return RemoteJob(self._connection, self._connection.json("GET", f"/v1/jobs/{quoted(id)}"))
+        if not id.isascii() or not id.isalnum():  # it becomes a part of a path
+            raise UnknownNameError("job", id[:80], ())
+        return RemoteJob(self._connection, self._connection.json("GET", f"/v1/jobs/{id}"))
 
     def jobs(self, state: str | None = None, limit: int = 50, *, everybody: bool = False) -> list[RemoteJob]:
         """This user's jobs, newest first; of one state, if it is given. everybody: those of all users, for an administrator."""

@@ -26,7 +26,7 @@ PATIENCE = 60.0
 AGAIN = (429, 502, 503)
 FINAL = ("done", "failed", "cancelled", "expired")
 """States in which a job has ended."""
-_FIRST, _LONGEST = 0.2, 10.0
+_FIRST, _LONGEST = 0.1, 10.0
 _SILENCE = 30.0
 """Seconds without a byte after which a connection is given up."""
 _LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -125,7 +125,7 @@ class Connection:
                         return
             if time.monotonic() > until:
                 raise ServiceError(f"Follow a job of {self.url}.", "a connection that breaks", "to try again; the job goes on meanwhile")
-            time.sleep(self._drawn.uniform(0.0, 1.0))
+            time.sleep(self._drawn.uniform(0.0, 2 * _FIRST))
 
     def _unreached(self, failure: Exception) -> ServiceError:
         found = (str(failure).strip() or type(failure).__name__).partition("\n")[0]

@@ -18,6 +18,8 @@ from cutaway.remote.status import Status
 from cutaway.remote.work import Work
 from cutaway.results.base import Result
 
+SOON = 0.5
+"""Seconds that a job is waited for when it is sent, by who waits for it."""
 _POLL, _SHOWN = 20.0, 0.5
 """Seconds that the server may keep a question about a job that has not ended: as a rule, and where a line shows how far it is."""
 _LARGEST = 2**40
@@ -111,17 +113,18 @@ class RemoteJob:
         raise ServiceError(f"Fetch the result of job {self.id}.", "other bytes than the server keeps", "to fetch it again, or run it again")
 
 
-def submitted(connection: Connection, work: Work) -> RemoteJob:
-    """A work as a job. Raises what the server says of a work that cannot be done, and BusyError.
+def submitted(connection: Connection, work: Work, wait: float = 0.0) -> RemoteJob:
+    """A work as a job: one, however often it has to be sent until the server's answer arrives.
 
-    However often it has to be sent until the server's answer arrives, it is one job.
+    wait: seconds that the server may keep the answer back for the job to end. Raises what it says of a work that cannot be done, and BusyError.
     """
     key = {"Idempotency-Key": uuid.uuid4().hex}
     if work.kind == "method":
         body, kind = json.dumps(_call(work)).encode(), "application/json"
     else:
         body, kind = work.to_bytes(), "application/vnd.cutaway.work"
-    told = connection.json("POST", "/v1/jobs", content=body, headers={"Content-Type": kind, **key})
+    params = {"wait": round(wait, 3)}
+    told = connection.json("POST", "/v1/jobs", params=params, content=body, headers={"Content-Type": kind, **key}, wait=wait)
     for text in told.get("warnings") or ():
         warnings.warn(str(text)[:1_000], stacklevel=4)
     return RemoteJob(connection, told)

@@ -36,7 +36,7 @@ from cutaway.errors import InputError, TraceError
 from cutaway.models.language import LanguageModel, Text
 from cutaway.remote import bodies, inputs
 from cutaway.remote.connection import Connection
-from cutaway.remote.job import RemoteJob, finished, submitted
+from cutaway.remote.job import SOON, RemoteJob, finished, submitted
 from cutaway.remote.session import Session
 from cutaway.remote.work import Work
 from cutaway.tasks.base import Task
@@ -51,10 +51,10 @@ _LOCAL: Mapping[str, str] = {
 }
 """What needs weights at hand -> what works instead."""
 _BATCH = 32
-_FORWARD = 64 * 2**20
-"""Bytes of logits that one forward of a sweep may have."""
-_TOGETHER = 16
-"""Interventions in one forward of a sweep, at most; jobs of a sweep that are under way at once."""
+_TOKENS, _TOGETHER = 1_024, 64
+"""Tokens, and interventions, in one forward of a sweep at most."""
+_UNDER_WAY = 8
+"""Jobs of a sweep that are under way at once."""
 
 
 class _Left(Exception):
@@ -97,7 +97,7 @@ class RemoteTrace:
 
     @property
     def output(self) -> Any:
-        """What the forward returned: inside the block, to be gone on with; after it, of a run that was driven by `fn`, the value. Raises TraceError."""
+        """What the forward returned: inside the block, to go on with; after it the value, of a run that `fn` drove. Raises TraceError."""
         if self.job is None:
             return self._trace.output
         _ = self.saved
@@ -156,10 +156,11 @@ class RemoteModel:
         """
         sent = inputs.sent(self._thin, given, options, fn)
         trace = self._thin.record(*given, fn=fn, seed=seed, **options)
-        return RemoteTrace(trace, lambda graph: self._submitted(graph, sent), fn is not None, wait)
+        return RemoteTrace(trace, lambda graph: self._submitted(graph, sent, SOON if wait else 0.0), fn is not None, wait)
 
     def generate(self, text: Text, *, new_tokens: int = 20, temperature: float = 0.0, seed: int = 0, wait: bool = True) -> RemoteTrace:
         """Open a generation, as `LanguageModel.generate`: `run.output` is ids (rows, prompt and new tokens), after the block."""
+        self._language.refuse_longer(self._language.tokens(text), new_tokens)
         fn = self._language.generation(new_tokens=new_tokens, temperature=temperature, seed=seed)
         return self.trace(text, fn=fn, wait=wait, seed=seed)
 
@@ -208,8 +209,8 @@ class RemoteModel:
     ) -> Tensor:
         """Many interventions on the same inputs, as `Model.sweep`; only the metric's numbers travel.
 
-        metric and edits are functions of recorded tensors here. Interventions are rows of whole forwards: their numbers are those of a local sweep up to
-        the order of floating-point sums. Returns (interventions, rows, ...). Raises InputError, RecordError.
+        metric and edits are functions of recorded tensors here. Interventions are rows of whole forwards: their numbers are those of a local
+        sweep up to the order of floating-point sums. Returns (interventions, rows, ...). Raises InputError, RecordError.
         """
         thin = self._thin
         refuse_mixed_rows(thin)
@@ -221,7 +222,9 @@ class RemoteModel:
         batch = batch_size(thin.arguments(prepared, dict(options)))
         whole = [[*base, *one] for one in edits]
         named = bodies.sites(thin, dict.fromkeys(str(address) for one in whole for address, _ in one))
-        order, size = self._order.of(named, prepared, options), self._fitting(prepared)
+        order = self._order.of(named, prepared, options)
+        tokens = prepared[0].ids.numel() if isinstance(thin, LanguageModel) else batch
+        size = max(1, min(_TOGETHER, _TOKENS // tokens))
         values: list[Tensor] = []
         waiting = deque[tuple[int, RemoteJob]]()
 
@@ -236,8 +239,8 @@ class RemoteModel:
             repeated, more = inputs.times(thin, given, options, len(some))
             with torch.no_grad(), thin.record(*repeated, **more) as trace:
                 bodies.sweep(thin, trace, prepared, batch, some, metric, order)
-            waiting.append((len(some), self._submitted(trace.graph, inputs.sent(thin, repeated, more))))
-            if len(waiting) == _TOGETHER:
+            waiting.append((len(some), self._submitted(trace.graph, inputs.sent(thin, repeated, more), 0.0)))
+            if len(waiting) == _UNDER_WAY:
                 take()
         while waiting:
             take()
@@ -261,7 +264,8 @@ class RemoteModel:
 
     def next_logits(self, text: Text) -> Tensor:
         """Logits (batch, vocab) after the last token of each prompt, for any number of prompts of any lengths."""
-        lm, listed = self._language, inputs.listed(self._language, text)
+        lm = self._language
+        listed: Any = inputs.listed(lm, text)
         if len(listed) > _BATCH:
             return torch.cat([self.next_logits(listed[i : i + _BATCH]) for i in range(0, len(listed), _BATCH)])
         with torch.no_grad(), self.trace(listed) as run:
@@ -317,15 +321,8 @@ class RemoteModel:
     def __repr__(self) -> str:
         return f"<RemoteModel {self.name} at {self._connection.url}: {type(self._thin.module).__name__}>"
 
-    def _submitted(self, graph: Graph, sent: bytes) -> RemoteJob:
-        return submitted(self._connection, Work("graph", self.name, graph=graph.to_bytes(), inputs=sent))
-
-    def _fitting(self, prepared: tuple[Any, ...]) -> int:
-        """Interventions that one forward has room for."""
-        if not isinstance(self._thin, LanguageModel):
-            return _TOGETHER
-        tokens = prepared[0].ids.numel()
-        return max(1, min(_TOGETHER, _FORWARD // (4 * tokens * self._thin.sizes.vocab)))
+    def _submitted(self, graph: Graph, sent: bytes, wait: float = SOON) -> RemoteJob:
+        return submitted(self._connection, Work("graph", self.name, graph=graph.to_bytes(), inputs=sent), wait)
 
 
 def _rebuilt(like: Any, value: Any) -> Any:
