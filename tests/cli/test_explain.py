@@ -34,6 +34,7 @@ def test_it_leaves_the_page_its_data_and_its_pictures(cutaway: Cutaway, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["report"], "nothing temporary is left"
 
 
+@pytest.mark.slow
 def test_json(cutaway: Cutaway, tmp_path: Path) -> None:
     document = json.loads(cutaway(*ASKED, "--out", str(tmp_path / "report"), "--json").out)
     assert document["kind"] == "report" and len(document["result"]["sections"]) == 6

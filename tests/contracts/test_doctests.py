@@ -13,6 +13,7 @@ WITH_EXAMPLES = [p for p in sorted(SRC.rglob("*.py")) if ">>>" in p.read_text("u
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda p: str(p.relative_to(SRC)))
 def test_examples(path: Path) -> None:
     name = ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")

@@ -33,6 +33,11 @@ OUTSIDE = {
     ),
     "results": ({"ValueError", "TypeError"}, "a kind built with arrays that do not fit is a mistake of the method's author"),
     "registry.py": ({"ValueError"}, "a value that does not read as its type; `called` turns it into an InputError"),
+    "remote": ({"_Left"}, "leaves a recording's forward where it is"),
+    "service": (
+        {"HTTPException", "RequestValidationError"},
+        "what the routes refuse before any of ours is asked; `api` tells it as a problem",
+    ),
     "cli": ({"SystemExit", "click.UsageError", "click.BadParameter", "click.ClickException"}, "click prints its own"),
 }
 """Room -> what it may raise besides, and why."""

@@ -203,6 +203,7 @@ def test_survives_storage(name: str, tmp_path: Path) -> None:
     assert same(stored(again, tmp_path / "second"), stored(result, tmp_path / "third"))
 
 
+@pytest.mark.slow
 @each_method
 def test_every_view_draws_it(name: str, tmp_path: Path) -> None:
     result, _ = outcome(name)
@@ -213,6 +214,7 @@ def test_every_view_draws_it(name: str, tmp_path: Path) -> None:
     assert result.save_png(tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG\r\n")
 
 
+@pytest.mark.slow
 @each_method
 def test_leaves_the_model_as_it_was(name: str) -> None:
     lm = cut.open(MODEL)

@@ -63,11 +63,15 @@ those with experts; with state spaces. Sweeps are slow to test: at length for so
 _SIZES = {**_WIDTH, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 32}
 
 
+QUICK = ("gpt2", "neox", "llama", "gemma3", "mixtral", "mamba")
+"""Kinds of the quick tier; each of the others is like one of them in most."""
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that takes `kind` runs for every architecture; one that takes another of the names, for those it stands for."""
     for name, kinds in _PARAMETERS.items():
         if name in metafunc.fixturenames:
-            metafunc.parametrize(name, kinds)
+            metafunc.parametrize(name, [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in kinds])
 
 
 def word_tokenizer(bos: bool = True, words: tuple[str, ...] = WORDS) -> Any:

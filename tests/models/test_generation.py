@@ -394,7 +394,7 @@ def test_processors_of_the_user_come_before_the_sampler(tiny: Tiny) -> None:
 # Recorded
 
 
-@pytest.mark.parametrize("recorded_kind", ["llama", "gpt2", "gemma2", "mamba"])
+@pytest.mark.parametrize("recorded_kind", ["llama", "gpt2", pytest.param("gemma2", marks=pytest.mark.slow), "mamba"])
 def test_a_recorded_generation_replays_bit_for_bit(tiny: Tiny, recorded_kind: str) -> None:
     lm = tiny(recorded_kind)
 

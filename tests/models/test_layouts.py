@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
@@ -104,8 +104,16 @@ CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Tensor]]] = {
 }
 """Layout -> class and config class of transformers, options, inputs. The windows of ModernBERT are smaller than its texts."""
 ATTENTION = [name for name in CASES if name != "esmfold"]
-each_case = pytest.mark.parametrize("case", CASES)
-each_attention = pytest.mark.parametrize("case", ATTENTION)
+QUICK = ("bert", "vit", "clip", "whisper", "t5", "esmfold")
+
+
+def _tiered(names: Iterable[str]) -> list[Any]:
+    """The quick tier has a few of each sort."""
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+each_case = pytest.mark.parametrize("case", _tiered(CASES))
+each_attention = pytest.mark.parametrize("case", _tiered(ATTENTION))
 
 
 _TRUNK: dict[str, Any] = {

@@ -15,7 +15,7 @@ import pytest
 import cutaway as cut
 from cutaway.errors import BusyError, ServiceError, StorageError, WeightsError
 from cutaway.remote.work import Work
-from cutaway.service import dispatch, serving
+from cutaway.service import dispatch
 from cutaway.service import server as core
 from cutaway.service.jobs import FINAL, Job, State
 from cutaway.service.outcomes import Outcome
@@ -27,11 +27,17 @@ NAME, OTHER = "induction_lm", "compiled.reverse"
 Make = Callable[..., Any]
 
 
+def slowly(*values: Any) -> Any:
+    """A case that is like others."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 class Watched:
     """The inline runner, seen from outside. gate: runs begin when it is set; instead: what a run does in place of running."""
 
     def __init__(self, open: Callable[[str], Any] = cut.open) -> None:
-        self.inline, self.gate, self.loads, self.runs = Inline(open=open), threading.Event(), list[str](), list[list[str]]()
+        self.inline, self.gate = Inline(open=open), threading.Event()
+        self.loads, self.runs, self.cancels = list[str](), list[list[str]](), list[str]()
         self.gate.set()
         self.instead: Callable[[Mapping[str, Work]], dict[str, Outcome] | None] = lambda works: None
 
@@ -45,6 +51,10 @@ class Watched:
         outcomes = self.instead(works)
         return self.inline.run(works, on_event, rehearsed) if outcomes is None else outcomes
 
+    def cancel(self, job: str) -> None:
+        self.cancels.append(job)
+        self.inline.cancel(job)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inline, name)
 
@@ -53,10 +63,11 @@ class Failing:
     """A table some of whose calls fail, as on a disk without room."""
 
     def __init__(self, jobs: Any) -> None:
-        self.jobs, self.fails, self.failed = jobs, set[str](), list[str]()
+        self.jobs, self.fails, self.failed, self.calls = jobs, set[str](), list[str](), list[str]()
 
     def __getattr__(self, name: str) -> Any:
         def called(*args: Any, **kwargs: Any) -> Any:
+            self.calls.append(name)
             if name in self.fails:
                 self.failed.append(name)
                 raise StorageError(f"Call {name}.", "no room", "room")
@@ -109,7 +120,7 @@ def right(server: Server, graphs: Any, number: int, job: Job, model: str = NAME)
 
 
 def test_equal_jobs_run_once_and_all_are_done_with_it(made: Make, graphs: Any, runner: Watched) -> None:
-    server = made(runner)
+    server = made(runner, wrap=Failing)
     runner.gate.clear()
     jobs = [server.submit(f"user{i}", graphs(1)) for i in range(1, 20)]
     server.start()
@@ -124,7 +135,7 @@ def test_equal_jobs_run_once_and_all_are_done_with_it(made: Make, graphs: Any, r
         assert heard.wait(1)
     assert [job.cached for job in done].count(False) == 1 and all(right(server, graphs, 1, job) for job in jobs)
     assert len(runner.runs) == 1 and len({job.result for job in done}) == 1
-    assert max(job.finished for job in done) - min(job.finished for job in done) < 0.5
+    assert server.jobs.calls.count("lease") <= 3 and server.jobs.calls.count("settle") == 1, "to load, to run; the others at once"
 
 
 def test_a_lost_job_runs_alone_and_fails_after_three_losses(made: Make, graphs: Any, runner: Watched) -> None:
@@ -155,7 +166,9 @@ def test_a_runner_that_raises_is_as_one_that_died(made: Make, graphs: Any, runne
     assert done.attempts == 1 and right(server, graphs, 1, job)
 
 
-@pytest.mark.parametrize("name", ["queued", "expire", "lease", "work", "renew", "finish", "release", "settle", "record", "get"])
+@pytest.mark.parametrize(
+    "name", ["work", "finish", *map(slowly, ("lease", "release", "queued", "expire", "renew", "settle", "record", "get"))]
+)
 def test_a_table_that_fails_meanwhile_loses_nothing(made: Make, graphs: Any, runner: Watched, name: str) -> None:
     server = made(runner, wrap=Failing, alone=False, lease=0.1)
     if name == "renew":
@@ -163,13 +176,14 @@ def test_a_table_that_fails_meanwhile_loses_nothing(made: Make, graphs: Any, run
     jobs = [server.submit("ada", graphs(number)) for number in (1, 2)] + [server.submit("ben", graphs(1))]
     server.jobs.fails.add(name)
     server.start()
-    time.sleep(0.15)
+    if name not in ("settle", "record", "get"):  # which are not always called
+        until(lambda: server.jobs.failed)
+    time.sleep(0.05)
     server.jobs.fails.clear()
     runner.gate.set()
     done = ended(server, *jobs)
     assert [job.attempts for job in done] == [0, 0, 0]
     assert all(right(server, graphs, number, job) for number, job in zip((1, 2, 1), jobs, strict=True))
-    assert server.jobs.failed or name in ("settle", "record", "get")
     assert not server.dispatcher._held and server.dispatcher.drain(0.5)
 
 
@@ -180,7 +194,7 @@ def test_what_was_computed_waits_for_room(made: Make, graphs: Any, runner: Watch
     (tmp_path / "results").write_bytes(b"")
     job, unwanted = server.submit("ada", graphs(1)), server.submit("ada", graphs(1))
     server.start()
-    time.sleep(0.7)
+    time.sleep(0.4)
     assert server.jobs.get(job.id, None).state == State.RUNNING, "longer than a lease, which is renewed"
     (tmp_path / "results").unlink()
     ended(server, job, unwanted)
@@ -218,11 +232,11 @@ def test_results_that_cannot_be_swept_stop_nothing(
 def test_a_cancelled_job_leaves_nothing_behind(made: Make, graphs: Any, when: str) -> None:
     opening = threading.Event()
 
-    def slowly(name: str) -> Any:
+    def opened(name: str) -> Any:
         assert opening.wait(5)
         return cut.open(name)
 
-    runner = Watched(slowly)
+    runner = Watched(opened)
     server = made(runner)
     job, equal = server.submit("ada", graphs(1)), server.submit("ben", graphs(1))
     if when == "queued":
@@ -268,7 +282,7 @@ def test_a_lease_that_is_another_by_now_is_not_stopped(made: Make, graphs: Any, 
             return [] if overtaken(jobs) else self.jobs.renew(jobs, seconds)
 
     def overtaken(jobs: Any) -> bool:
-        if not jobs or len(runner.runs) != 1:
+        if threading.current_thread().name != "_renew" or len(runner.runs) != 1:
             return False
         gates[0].set()
         until(lambda: len(runner.runs) == 2)
@@ -289,19 +303,24 @@ def test_a_lease_that_is_another_by_now_is_not_stopped(made: Make, graphs: Any, 
     time.sleep(0.05)
     gates[1].set()
     (done,) = ended(server, job)
-    assert done.attempts == 1 and right(server, graphs, 1, job)
+    assert done.attempts == 1 and right(server, graphs, 1, job) and runner.cancels == []
 
 
 def test_a_clock_that_jumps_loses_no_job(made: Make, graphs: Any, runner: Watched, clock: Any) -> None:
-    """A laptop that slept for an hour: every lease has run out, and its holder is there."""
-    server = made(runner, clock=clock)
+    """A laptop that slept for an hour: every lease has run out, and its holder is there, if not yet awake in all its parts."""
+
+    class Asleep(Failing):
+        def renew(self, jobs: Any, seconds: float) -> Any:
+            return jobs if threading.current_thread().name == "_renew" else self.jobs.renew(jobs, seconds)
+
+    server = made(runner, clock=clock, lease=0.1, wrap=Asleep)
     runner.gate.clear()
     job = server.submit("ada", graphs(1))
     server.start()
     until(lambda: runner.runs)
     for jump in (3_600, -7_200, 3_600):
         clock.now += jump
-        time.sleep(0.25)
+        time.sleep(0.1)
     runner.gate.set()
     (done,) = ended(server, job)
     assert (done.attempts, len(runner.runs)) == (0, 1)
@@ -332,9 +351,14 @@ def test_a_model_that_cannot_be_opened_fails_its_jobs(made: Make, graphs: Any) -
     assert server.dispatcher.want("ben", OTHER).result(5) is None, "the next time it can"
 
 
-@pytest.mark.parametrize("times", [2, 3])
 @pytest.mark.parametrize(
-    "error", [ServiceError("Open it.", "a worker that died"), RuntimeError("out of memory"), StorageError("Read.", "")]
+    ("error", "times"),
+    [
+        (ServiceError("Open it.", "a worker that died"), 2),
+        (RuntimeError("out of memory"), 3),
+        slowly(StorageError("Read.", "a disk that fails"), 3),
+        slowly(ServiceError("Open it.", "a worker that died"), 3),
+    ],
 )
 def test_a_model_that_dies_when_it_is_opened_is_tried_again(made: Make, graphs: Any, error: Exception, times: int) -> None:
     server = made(Watched(failing(*[error] * times)), models=(NAME, OTHER))
@@ -344,6 +368,7 @@ def test_a_model_that_dies_when_it_is_opened_is_tried_again(made: Make, graphs: 
     assert found.attempts == times and ((found.problem or {}).get("found", "").endswith("3 times")) is (times == 3)
 
 
+@pytest.mark.slow
 def test_two_models_in_room_for_one_are_done_with_in_turn(made: Make, graphs: Any, runner: Watched) -> None:
     sizes = made(models=(NAME, OTHER)).catalogue.sizes
     server = made(runner, models=(NAME, OTHER), policy=Policy(memory=max(sizes.values()), stay=0.0))
@@ -355,18 +380,7 @@ def test_two_models_in_room_for_one_are_done_with_in_turn(made: Make, graphs: An
     ended(server, *jobs, *others, seconds=20)
     assert all(right(server, graphs, number, job) for number, job in enumerate(jobs))
     assert all(right(server, graphs, number, job, OTHER) for number, job in enumerate(others))
-    assert set(runner.loads) == {NAME, OTHER} and max(most) == 1 and len(runner.loads) < 8
-
-
-def test_models_that_do_not_fit_together_are_not_all_opened_at_the_start(made: Make, graphs: Any, runner: Watched, tmp_path: Path) -> None:
-    memory = 300_000
-    with serving.opened(serving.Site((NAME, OTHER), folder=tmp_path / "site", policy=Policy(memory=memory))) as (server, _):
-        until(lambda: server.runner.loaded())
-        time.sleep(0.1)
-        assert list(server.runner.loaded()) == [NAME]
-        job = server.submit("ada", graphs(1, OTHER))
-        ended(server, job)
-        assert right(server, graphs, 1, job, OTHER)
+    assert set(runner.loads) == {NAME, OTHER} and max(most) == 1
 
 
 def test_a_model_with_a_session_stays(made: Make, graphs: Any, runner: Watched) -> None:
@@ -390,7 +404,7 @@ def test_draining_lets_go_of_what_does_not_end_in_time(made: Make, graphs: Any, 
     running = server.submit("ada", graphs(1))
     until(lambda: runner.runs)
     waiting, began = server.submit("ben", graphs(2)), time.monotonic()
-    assert server.drain(0.2) is False and 0.2 <= time.monotonic() - began < 1
+    assert server.drain(0.1) is False and 0.1 <= time.monotonic() - began < 1
     with pytest.raises(BusyError, match="shut down"):
         server.submit("ada", graphs(3))
     with pytest.raises(BusyError, match="shut down"):
@@ -434,6 +448,7 @@ def test_a_run_that_hangs_does_not_keep_the_server_from_ending(
     let.set()
 
 
+@pytest.mark.slow
 def test_jobs_of_the_server_before_are_begun_before_they_are_measured(made: Make, graphs: Any, runner: Watched) -> None:
     """An admission that takes its time, and a long queue, keep nobody waiting; in the end what can share a forward does."""
     before = made()
@@ -482,6 +497,7 @@ def test_a_job_of_a_model_that_is_not_offered_waits_and_says_so(made: Make, grap
     assert server.cancel(job.id, "ada").state == State.CANCELLED
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_of_jobs_that_have_ended(made: Make, graphs: Any) -> None:
     server = made()
     server.start()

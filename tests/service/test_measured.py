@@ -38,7 +38,8 @@ def nbytes(value: Any) -> int:
     return sum(map(nbytes, inside))
 
 
-@pytest.mark.parametrize("kind", [kind if kind == "gpt2" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_sizes_are_known_before_and_without_weights(kind: str, tmp_path: Path) -> None:
     bodies, tiny, folder = of("models/test_bodies.py"), of("models/conftest.py"), str(tmp_path)
     tiny.tiny_module(kind).save_pretrained(folder)

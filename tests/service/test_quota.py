@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import threading
 from typing import Any
 
 import pytest
@@ -81,3 +83,17 @@ def test_nobody_gets_more_than_the_rate_and_one_burst(charges: list[tuple[float,
             assert balances.balance("ada") == pytest.approx(before - seconds)
     now[0] += balances.retry_after("ada") + 1e-6
     assert balances.balance("ada") >= 0
+
+
+def test_what_several_threads_charge_is_charged() -> None:
+    balances, before = Balances(Quota()), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=lambda: [balances.charge("ada", 1.0) for _ in range(300)]) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert balances.served("ada") == 1_200

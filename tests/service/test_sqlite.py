@@ -151,7 +151,10 @@ try:
 except StorageError as error:
     said("full", error.found)
 said("there", len(jobs.find("ada", limit=10**4)))
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+found = len(jobs.find("ada", limit=10**4))
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+said("read", found)
 said("accepted", jobs.accept("ada", work("after")).id, None)
 """
 
@@ -222,6 +225,7 @@ def test_full_disk_is_said_and_harms_nothing(tmp_path: Path) -> None:
     assert "full" in found
     accepted = [line for line in said if line[0] == "accepted"]
     assert [line[1] for line in said if line[0] == "there"] == [len(accepted) - 1]
+    assert [line[1] for line in said if line[0] == "read"] == [len(accepted) - 1], "who only reads needs no room"
     assert len(accepted) > 3
     with sqlite3.connect(tmp_path / "jobs.sqlite") as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

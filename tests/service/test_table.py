@@ -91,6 +91,27 @@ def test_a_job_is_done_by_an_equal_one_while_it_waits(table: Table, work: Make) 
     assert (table.get(second.id, "ben").state, table.get(second.id, "ben").cached) == (State.DONE, True)
 
 
+def test_those_that_wait_are_settled_together(table: Table, work: Make) -> None:
+    jobs = [table.accept(user, work()) for user in "abcd"]
+    other = table.accept("a", work(1))
+    (held,) = table.lease("w", 10, [jobs[1].id])
+    assert table.settle(work().hash) == [], "nothing is known yet"
+    first = run(table, jobs[0])
+    assert table.settle(work().hash) == [jobs[2].id, jobs[3].id] and table.settle(work().hash) == []
+    assert [table.get(job.id, None).state for job in (jobs[2], jobs[3], held, other)] == ["done", "done", "running", "queued"]
+    settled = table.get(jobs[3].id, "d")
+    assert (settled.cached, settled.result) == (True, first.result) and states(table, settled) == ["received", "queued", "done"]
+
+
+def test_who_has_not_begun_has_lost_nothing(table: Table, work: Make, clock: Any) -> None:
+    job = table.accept("ada", work())
+    for _ in range(5):
+        table.lease("w", 10, [job.id], State.LOADING)
+        clock.now += 11
+        (ended,) = table.expire()
+        assert (ended.state, ended.attempts) == (State.QUEUED, 0)
+
+
 def test_the_same_request_is_the_same_job(table: Table, work: Make) -> None:
     job = table.accept("ada", work(), "k")
     assert table.accept("ada", work(), "k") == job

@@ -72,6 +72,7 @@ def test_a_counterfactual_differs_in_what_is_said_and_in_nothing_else(name: str)
             assert behaviour.valid is None or behaviour.valid(behaviour.model.run(inputs))
 
 
+@pytest.mark.slow
 @each_on_both
 def test_interchanges_say_what_the_causal_model_says(lm: LanguageModel, name: str) -> None:
     task = find_task(f"{name}:n=2,known=false", lm)

@@ -74,6 +74,7 @@ def test_each_claim_stands_beside_its_control(report: Report, parse: Draw) -> No
     assert sum("overlap" in verdict for verdict in verdicts) == 2
 
 
+@pytest.mark.slow
 def test_summary_for_a_terminal(report: Report, draw: Draw) -> None:
     text, _, _ = draw(report)
     flat = " ".join(text.split())
@@ -99,6 +100,7 @@ def test_a_prompt_is_shown_not_run(report: Report, parse: Draw, hostile: str) ->
     assert strange.text()
 
 
+@pytest.mark.slow
 def test_folder_holds_page_data_and_pictures(report: Report, parse: Draw, tmp_path: Path) -> None:
     page = save_page(report, tmp_path / "a" / "report")
     names = {path.name for path in page.parent.iterdir()}

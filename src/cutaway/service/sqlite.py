@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import final
@@ -100,7 +101,7 @@ class Sqlite:
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=self._patience, isolation_level=None, check_same_thread=False)
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            _begin_journal(connection, self._patience)
             connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL}")
         except sqlite3.DatabaseError:
             connection.close()
@@ -121,6 +122,19 @@ class Sqlite:
                     execute(statement)
             execute(f"PRAGMA application_id = {_APPLICATION}")
             execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+
+def _begin_journal(connection: sqlite3.Connection, patience: float) -> None:
+    """SQLite itself waits for nobody here: others that open the same new file, or close it as the last, are in the way for a moment."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.005)
 
 
 @contextlib.contextmanager

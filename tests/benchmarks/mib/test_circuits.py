@@ -40,6 +40,7 @@ def test_a_known_circuit_is_found_and_a_random_one_is_not(tmp_path: Path) -> Non
     assert control.found.value == cell[min(table.rows[:-1], key=lambda r: cell[r, "CMD"]), "CMD"] < control.trivial.low
 
 
+@pytest.mark.slow
 def test_a_run_that_was_interrupted_goes_on(tmp_path: Path) -> None:
     lm = cut.open(MODEL)
     first = cut.mib.circuits(lm, TASK, methods=("circuits.eap",), to=str(tmp_path))

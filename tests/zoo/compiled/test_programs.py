@@ -131,6 +131,7 @@ def _ranked_right(name: str, n: int) -> float:
     return float(((true[:, None] > rest) + 0.5 * (true[:, None] == rest)).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.endswith(SLOW)])
 def test_edge_patching_finds_the_circuit_and_nothing_else(name: str) -> None:
     assert _ranked_right(name, 8) == 1.0
