@@ -25,6 +25,7 @@ import httpx2
 import torch
 
 import cutaway as cut
+from cutaway import registry
 from cutaway.engine import wire
 from cutaway.remote.work import Work
 from cutaway.service import serving
@@ -66,15 +67,16 @@ class Subject:
 
     def __init__(self, name: str) -> None:
         self.name, self.lm = name, cut.open(name)
-        words = (self.lm.token_text(int(i)).strip() for i in self.lm.ordinary_tokens()) if "/" in name or name == "smollm2-135m" else None
-        self.words = sorted(set(words or (w for w in self.lm.tokenizer.get_vocab() if w.isalpha())))
+        vocabulary = [self.lm.token_text(i) for i in range(self.lm.sizes.vocab)]
+        spaced = [text[1:] for text in vocabulary if text.startswith(" ") and text[1:].isascii() and text[1:].isalpha()]
+        self.words = sorted(spaced or (text for text in vocabulary if text.isalpha()))  # a token each, so that prompts are of one length
         self._random = random.Random(0)
         with self.lm.record(self.text()) as run:
             self.body(run)
         self.graph = run.graph.to_bytes()
 
     def text(self) -> str:
-        return " ".join(self._random.choice(self.words) for _ in range(WORDS))
+        return " ".join(["The"] * (self.name not in registry.names("zoo")) + [self._random.choice(self.words) for _ in range(WORDS)])
 
     def body(self, run: Any) -> None:
         self.lm.layers[0].output = self.lm.layers[0].output * 2

@@ -15,7 +15,7 @@ import pytest
 import cutaway as cut
 from cutaway.errors import BusyError, ServiceError, StorageError, WeightsError
 from cutaway.remote.work import Work
-from cutaway.service import dispatch
+from cutaway.service import dispatch, leases
 from cutaway.service import server as core
 from cutaway.service.jobs import FINAL, Job, State
 from cutaway.service.outcomes import Outcome
@@ -79,7 +79,8 @@ class Failing:
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tried again is tried at once."""
-    monkeypatch.setattr(dispatch, "_IDLE", 0.02)
+    for module in (dispatch, leases):
+        monkeypatch.setattr(module, "PAUSE", 0.02)
 
 
 @pytest.fixture
@@ -184,7 +185,7 @@ def test_a_table_that_fails_meanwhile_loses_nothing(made: Make, graphs: Any, run
     done = ended(server, *jobs)
     assert [job.attempts for job in done] == [0, 0, 0]
     assert all(right(server, graphs, number, job) for number, job in zip((1, 2, 1), jobs, strict=True))
-    assert not server.dispatcher._held and server.dispatcher.drain(0.5)
+    assert not server.dispatcher._leases.hashes and server.dispatcher.drain(0.5)
 
 
 def test_what_was_computed_waits_for_room(made: Make, graphs: Any, runner: Watched, tmp_path: Path) -> None:
@@ -255,7 +256,7 @@ def test_a_cancelled_job_leaves_nothing_behind(made: Make, graphs: Any, when: st
     cancelled, done = ended(server, job, equal)
     assert cancelled.state == State.CANCELLED and states(server, job)[-1] == "cancelled"
     assert right(server, graphs, 1, equal) and done.attempts == 0
-    until(lambda: not server.dispatcher._held)
+    until(lambda: not server.dispatcher._leases.hashes)
 
 
 def test_a_job_cancelled_between_its_lease_and_its_run_is_let_go_of(made: Make, graphs: Any, runner: Watched) -> None:
@@ -508,4 +509,4 @@ def test_nothing_is_kept_of_jobs_that_have_ended(made: Make, graphs: Any) -> Non
     server.dispatcher.wake()
     time.sleep(0.05)
     inside = server.dispatcher
-    assert not (inside._held or inside._wants or inside._equal or server._listeners)
+    assert not (inside._leases.hashes or inside._wants or inside._leases.equal or server._listeners)

@@ -133,7 +133,7 @@ def test_only_so_many_listen(made: Make, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_work_of_a_server_that_died_is_taken_up(made: Make, graphs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its leases end at once where it was alone, and run out where it was not; who loaded has lost nothing."""
-    monkeypatch.setattr(dispatch, "_IDLE", 0.02)
+    monkeypatch.setattr(dispatch, "PAUSE", 0.02)
     dead = made()
     jobs = [dead.submit("ada", graphs(number)) for number in (1, 2)]
     (running,) = dead.jobs.lease("dead", 0.3, [jobs[0].id], State.RUNNING)
@@ -153,7 +153,7 @@ def test_the_work_of_a_server_that_died_is_taken_up(made: Make, graphs: Any, mon
 @pytest.mark.slow
 def test_servers_share_a_table(made: Make, graphs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each takes jobs of both, and none is run twice."""
-    monkeypatch.setattr(dispatch, "_IDLE", 0.02)
+    monkeypatch.setattr(dispatch, "PAUSE", 0.02)
     servers, runs = [made(alone=False, policy=Policy(pack=2)) for _ in range(2)], list[tuple[int, str]]()
 
     def counted(number: int, run: Any) -> Any:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
+import uuid
 from collections.abc import Container
 from pathlib import Path
 from typing import final
 
 from cutaway.errors import InputError, StorageError
-from cutaway.results.base import write_atomically
 
 _NAME = re.compile(r"[0-9a-f]{64}")
 _SUFFIX = ".result"
@@ -34,9 +35,19 @@ class Results:
         """Keep bytes, whole or not at all; returns their SHA-256. Those that are there are written anew: that heals them. Raises StorageError."""
         name = hashlib.sha256(content).hexdigest()
         path = self._path(name)
-        write_atomically(path, lambda temporary: self._write(temporary, content))
-        if self._flush:
-            _flush_folder(path.parent)
+        temporary = path.with_name(f".{name}-{uuid.uuid4().hex}")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # somebody may have tidied it away
+            self._write(temporary, content)
+            temporary.replace(path)
+            if self._flush:
+                _flush_folder(self.folder)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise StorageError(
+                f"Keep the result {name}.", error.strerror or str(error), "a folder that is writable and has room"
+            ) from error
         return name
 
     def get(self, name: str) -> bytes:
@@ -78,7 +89,7 @@ class Results:
         Leave an hour: a result is put before a job is done with it, and until then only its age speaks for it.
         """
         gone = 0
-        for path in self.folder.glob("??/*"):
+        for path in self.folder.iterdir():
             if path.name.removesuffix(_SUFFIX) in kept:
                 continue
             try:
@@ -93,10 +104,10 @@ class Results:
     def _path(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
             raise InputError("Find a result.", repr(name)[:80], "64 hexadecimal digits, as `put` returned them")
-        return self.folder / name[:2] / f"{name}{_SUFFIX}"
+        return self.folder / f"{name}{_SUFFIX}"
 
     def _write(self, path: Path, content: bytes) -> None:
-        with path.open("wb") as file:
+        with path.open("xb") as file:
             file.write(content)
             if self._flush:
                 file.flush()

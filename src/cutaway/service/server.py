@@ -18,6 +18,7 @@ from cutaway.service import inputs
 from cutaway.service.catalogue import Catalogue
 from cutaway.service.dispatch import PATIENCE, Dispatcher, leaving
 from cutaway.service.jobs import Job, Jobs, State
+from cutaway.service.leases import LEASE, Leases
 from cutaway.service.quota import Balances, Quota
 from cutaway.service.results import Results
 from cutaway.service.runners.base import Runner, Settings
@@ -77,7 +78,7 @@ class Server:
         telemetry: Telemetry | None = None,
         settings: Settings | None = None,
         alone: bool = True,
-        lease: float = 15.0,
+        lease: float = LEASE,
     ) -> None:
         self.catalogue, self.jobs, self.results, self.runner = catalogue, jobs, results, runner
         self.policy, self.quota, self.settings = policy or Policy(), quota or Quota(), settings or Settings()
@@ -87,7 +88,8 @@ class Server:
         self._lock = threading.Lock()
         self.balances = Balances(self.quota)
         scheduler = Scheduler(self.policy, self.balances)
-        self.dispatcher = Dispatcher(catalogue, jobs, results, runner, scheduler, self.balances, self.telemetry, self._changed, lease)
+        leases = Leases(jobs, results, self.balances, self.telemetry, self._changed, lease)
+        self.dispatcher = Dispatcher(catalogue, jobs, results, runner, scheduler, leases, self.telemetry)
         self.sessions = Sessions(runner, self.dispatcher, self.balances, self.settings.park)
         self.telemetry.watch(jobs.counts, runner.loaded)
 
