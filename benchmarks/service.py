@@ -74,7 +74,9 @@ def thin(folder: str) -> str:
     words = ("<bos>", *(f"w{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(400)))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        GPT2LMHeadModel(GPT2Config(n_embd=48, n_head=4, n_layer=12, vocab_size=len(words), bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
+        GPT2LMHeadModel(GPT2Config(n_embd=48, n_head=4, n_layer=12, vocab_size=len(words), bos_token_id=0, eos_token_id=0)).save_pretrained(
+            folder
+        )
     made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<bos>").save_pretrained(folder)
