@@ -17,6 +17,7 @@ def _one_thread_a_worker() -> None:
         import torch
 
         torch.set_num_threads(1)
+        os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start, whose numbers are compared bit by bit
 
 
 @pytest.fixture(scope="session")
