@@ -375,6 +375,7 @@ def test_many_failures_do_not_add_up(model: AnyModule, x: Tensor) -> None:
 # Nothing outlives the block
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["plain", "body fails", "forward fails", "stopped", "generator"])
 def test_model_is_freed_by_reference_counts_alone(opened: Callable[[nn.Module], AnyModule], x: Tensor, how: str) -> None:
     model = opened(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)))

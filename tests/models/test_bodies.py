@@ -261,6 +261,7 @@ def test_streamed_is_live(tiny: Tiny, name: str) -> None:
     assert_same(run.saved, live.saved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", KINDS)
 def test_packed_is_alone(tiny: Tiny, of: str) -> None:
     """Different lengths, several rows."""

@@ -123,6 +123,7 @@ BASES: dict[str, Edits] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BASES)
 @pytest.mark.parametrize("which", ["gpt2", "llama", "gemma3"])
 @pytest.mark.parametrize("text", [ONE, PADDED], ids=["one prompt", "padded batch"])

@@ -55,6 +55,7 @@ def test_bodies_are_the_same(tiny: Tiny, name: str) -> None:
         assert recorded(quick, body, texts).hash == recorded(plain, body, texts).hash
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", [a if a in QUICK else pytest.param(a, marks=pytest.mark.slow) for a in ARCHITECTURES])
 def test_every_point_can_be_read_and_shapes_are_the_same(tiny: Tiny, architecture: str) -> None:
     lm = tiny(architecture)
@@ -110,6 +111,7 @@ def test_blocks_run_once_or_where_somebody_listens(counted: tuple[LanguageModel,
     assert calls == [3, 3, 2]
 
 
+@pytest.mark.slow
 def test_a_generation_is_run(tiny: Tiny) -> None:
     """Its cache is more than shapes."""
     lm = tiny("llama")
@@ -138,6 +140,7 @@ def test_derivatives_pass_through(tiny: Tiny) -> None:
         assert recorded(thin(lm, True), body).hash == recorded(thin(lm, False), body).hash
 
 
+@pytest.mark.slow
 def test_it_forgets(monkeypatch: pytest.MonkeyPatch, tiny: Tiny) -> None:
     from cutaway.models import remembered
 

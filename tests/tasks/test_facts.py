@@ -46,6 +46,7 @@ def test_no_template_mentions_a_subject() -> None:
             assert find_subject(template.replace("{subject}", "")) is None, template
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("relation", relations())
 def test_every_subject_is_found_in_its_template(relation: str) -> None:
     for template in module._facts()[relation].templates:

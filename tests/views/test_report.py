@@ -132,6 +132,7 @@ def test_a_full_disk_leaves_the_old_report(report: Report, tmp_path: Path, size:
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_nothing_where_nothing_was(report: Report, tmp_path: Path) -> None:
     with files_of_at_most(10_000), pytest.raises(StorageError):
         save_page(report, tmp_path / "report")

@@ -24,6 +24,7 @@ def test_every_method_that_scores_edges_or_parts_enters_by_what_it_declares() ->
     assert not {"circuits.peap", "circuits.faithfulness", "locate.das", "read.logit_lens"} & {*entered}
 
 
+@pytest.mark.slow
 def test_a_known_circuit_is_found_and_a_random_one_is_not(tmp_path: Path) -> None:
     table = cut.mib.circuits(cut.open(MODEL), TASK, methods=(EXACT, "circuits.eap", "locate.component_patching"), to=str(tmp_path))
     cell = {(row, column): table.values[i, j] for i, row in enumerate(table.rows) for j, column in enumerate(table.columns)}

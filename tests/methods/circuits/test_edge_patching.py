@@ -251,6 +251,7 @@ def test_sides_that_are_the_same_have_no_effects() -> None:
     assert not scores.values.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["gpt2", "neox", "llama"])
 def test_an_edge_costs_what_comes_after_it(layout: str) -> None:
     """Receivers' new values are computed once for all their edges from one sender; their rows start at the receiver's layer and first token."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from collections.abc import Callable
 
 import torch
@@ -15,6 +17,7 @@ from cutaway.tasks.base import Task
 Crossed = Callable[[bool], tuple[LanguageModel, Task, torch.Tensor]]
 
 
+@pytest.mark.slow
 def test_it_finds_the_dimension(crossed: Crossed) -> None:
     """Differences of a one-hot digit of three values span a plane of the 24 dimensions."""
     lm, task, _ = crossed(True)

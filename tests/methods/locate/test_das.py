@@ -65,6 +65,7 @@ def test_aligned_with_the_wrong_digit_it_is_right_by_chance(crossed: Crossed, on
     assert Alignment(lm, every, [address]).right(address, load(on_crossed[1] / "layers-0.output-last"), every.held_out).mean() < 0.5
 
 
+@pytest.mark.slow
 def test_hierarchical_equality_true_and_wrong_alignment() -> None:
     """Where the second word of a pair is read, the model knows whether the pair is alike: and of the other pair it knows nothing there.
 

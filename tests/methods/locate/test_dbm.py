@@ -32,6 +32,7 @@ def test_it_recovers_the_planted_neurons(crossed: Crossed, tmp_path: Path) -> No
     assert random.trivial.value < 0.5 and nothing.trivial.high < 0.6
 
 
+@pytest.mark.slow
 def test_a_mask_cannot_turn_its_basis_but_takes_a_given_one(crossed: Crossed, tmp_path: Path) -> None:
     """A rotated digit lies across the neurons; in the basis that it was rotated to, its features are the first three again."""
     lm, task, axes = crossed(True)

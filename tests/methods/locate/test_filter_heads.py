@@ -27,6 +27,7 @@ def filtering() -> LanguageModel:
     return cut.open("filter_lm")
 
 
+@pytest.mark.slow
 def test_it_finds_the_filter(filtering: LanguageModel) -> None:
     """Heads cost as much as they must to be worth it: the others add a little to the margin and change no answer."""
     scores = cut.locate.filter_heads(filtering, "list_filtering:n=32", variable="kind", steps=100, penalty=1.0)

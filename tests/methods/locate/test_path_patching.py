@@ -147,6 +147,7 @@ RECEIVERS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYERS)
 @pytest.mark.parametrize("held", [("heads",), ("heads", "MLPs")])
 def test_every_path_equals_forwards_with_hooks_set_by_hand(layout: str, held: tuple[str, ...]) -> None:
