@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from collections.abc import Callable
 
+import pytest
 import torch
 
 import cutaway as cut
