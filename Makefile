@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-PYTEST := $(BIN)/python -m pytest
+# compiled tests are kept, whatever the environment says: each worker and each tier reads all of them
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 .PHONY: help install explain test test-quick test-full check docs bench
 .DEFAULT_GOAL := help
