@@ -224,6 +224,7 @@ def test_leaves_the_model_as_it_was(name: str) -> None:
     assert lm._open is None
 
 
+@pytest.mark.slow
 @each_method
 def test_same_seed_same_numbers(name: str, tmp_path: Path) -> None:
     """A fresh model and a disturbed global generator change nothing."""

@@ -222,6 +222,7 @@ def parts(lm: LanguageModel) -> tuple[float, float]:
     return (flops(lambda: lm.run(LONG)) - head * N_TOKENS) / DEEP, head
 
 
+@pytest.mark.slow
 @each_layout
 def test_layers_by_tokens(deep_of: Callable[[str], LanguageModel], layout: str) -> None:
     """A sweep pays only for what lies after each edit: above it in the stack, and from its token on. Counted, not timed."""
@@ -298,6 +299,7 @@ def test_a_model_whose_tokens_look_ahead(fresh: Callable[..., nn.Module], tokeni
     assert_sweep_is_naive(lm, PADDED, mixtures(lm), [("embed[pos=subject]", noise(2.0))])
 
 
+@pytest.mark.slow
 @each_layout
 @pytest.mark.parametrize("point", ["layers[0].output", "layers[0].attn.pattern", "layers[0].mlp.hidden[pos=-1]", "embed[pos=5]"])
 def test_memory_stays_in_the_budget(tiny: Tiny, layout: str, point: str) -> None:

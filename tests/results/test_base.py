@@ -130,6 +130,7 @@ def test_stored_form_is_json_that_any_reader_takes(result: Result, tmp_path: Pat
     assert document["cutaway"] == 1 and document["kind"] == result.kind
 
 
+@pytest.mark.slow
 @EVERY
 def test_draws_itself(result: Result, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert str(result) == result.text()
