@@ -27,6 +27,7 @@ print(time.perf_counter() - start, "torch" in sys.modules, "numpy" in sys.module
 SNAPSHOT = """
 import importlib, locale, logging, os, pkgutil, random, signal, sys, threading, warnings
 import accelerate, click, einops, gguf, greenlet, jaxtyping, jinja2, matplotlib, numpy, rich, safetensors.torch, torch, transformers
+import fastapi.testclient, prometheus_client, psycopg, ray.serve, uvicorn
 import matplotlib.pyplot, rich.console, rich.progress, rich.table, transformers.modeling_utils, torch.nn.modules.module as module
 
 OWNERS = {
