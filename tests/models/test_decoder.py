@@ -252,6 +252,7 @@ def test_every_head_ablated(deep_of: Callable[[str], LanguageModel], layout: str
     assert_sweep_is_naive(lm, LONG, edits[::5])
 
 
+@pytest.mark.slow
 @each_layout
 def test_embedding_edits_run_from_their_token_on(deep_of: Callable[[str], LanguageModel], layout: str) -> None:
     lm = deep_of(layout)
@@ -261,6 +262,7 @@ def test_embedding_edits_run_from_their_token_on(deep_of: Callable[[str], Langua
     assert_sweep_is_naive(lm, LONG, edits)
 
 
+@pytest.mark.slow
 def test_flops_of_causal_tracing(deep: LanguageModel) -> None:
     """Ten rows of noise, every state restored after every block, and MLP and attention in a window."""
     tokens = deep.tokens(LONG)
@@ -331,6 +333,7 @@ def test_an_interruption_leaves_the_model_as_it_was(tiny: Tiny) -> None:
         assert hooks() == left
 
 
+@pytest.mark.slow
 def test_sweep_keeps_no_reference_to_the_model(fresh: Callable[..., nn.Module], tokenizer: Callable[..., Any]) -> None:
     import gc
     import weakref

@@ -54,6 +54,7 @@ def test_all_edges_are_the_model_and_none_the_other_side(tiny: Tiny, family: str
         assert (edges.run(base, torch.full_like(whole, 0.5), other) - lm.next_logits(base)).abs().max() > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "neox", "llama", "qwen3", "gemma3"])
 def test_one_edge_cut_is_that_edge_patched(tiny: Tiny, family: str) -> None:
     """Of heads only where no norm follows attention: what one head's part of a norm's output is, patching takes in another way."""

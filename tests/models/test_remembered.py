@@ -126,6 +126,7 @@ def test_a_generation_is_run(tiny: Tiny) -> None:
     assert graphs[0] == graphs[1]
 
 
+@pytest.mark.slow
 def test_derivatives_pass_through(tiny: Tiny) -> None:
     """Of values, and of derivatives."""
 

@@ -49,6 +49,7 @@ def test_the_tasks_that_were_promised_are_there() -> None:
     assert {"algebra", "belief_tracking", "entity_tracking", "list_filtering"} <= set(CLOSED)
 
 
+@pytest.mark.slow
 @each_on_both
 def test_pairs_are_aligned_and_follow_the_seed(lm: LanguageModel, name: str) -> None:
     task = find_task(f"{name}:n=12,known=false", lm)

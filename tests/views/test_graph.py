@@ -77,6 +77,7 @@ def test_only_the_circuit_is_drawn(draw: Draw) -> None:
     assert len(document.all("path", "edge")) == len(top.circuit())
 
 
+@pytest.mark.slow
 def test_many_edges_are_cut(draw: Draw) -> None:
     _, document, _ = draw(made(n_layers=6, n_heads=6))
     assert len(document.all("path", "edge")) == DRAWN

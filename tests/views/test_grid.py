@@ -31,6 +31,7 @@ def small(table: list[list[float]], **changes: Any) -> Grid:
     return Grid(**(fields | changes))
 
 
+@pytest.mark.slow
 def test_words_of_a_lens(lens_grid: Grid, draw: Draw) -> None:
     text, document, _ = draw(lens_grid)
     assert "of 31 shown" in text and "30" in text.splitlines()[5]

@@ -121,6 +121,7 @@ def test_a_new_report_replaces_the_old_one_whole(report: Report, tmp_path: Path)
     assert load(tmp_path / "report" / "report").title == "Another"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [10_000, 150_000], ids=["at a picture", "at the page"])
 def test_a_full_disk_leaves_the_old_report(report: Report, tmp_path: Path, size: int) -> None:
     bare = replace(report, sections=())

@@ -113,6 +113,7 @@ def test_one_head_of_layer_0_looks_at_the_previous_token(model: Transformer, lis
         assert scores[1].max() < 0.25
 
 
+@pytest.mark.slow
 def test_knocking_out_the_found_heads_ends_copying_and_as_many_others_do_not(model: Transformer, lists: Tensor) -> None:
     induction = _induction_heads(model, lists)
     previous = (0, int(_attention(model, lists, 1)[0].argmax()))
@@ -160,6 +161,7 @@ def test_training_starts_to_learn() -> None:
     assert losses[-1] < losses[0] - 0.2
 
 
+@pytest.mark.slow
 def test_training_is_deterministic_and_leaves_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
     first, second, other = train(seed=1, steps=2), train(seed=1, steps=2), train(seed=2, steps=2)

@@ -39,6 +39,7 @@ def test_on_a_linear_model_it_equals_exact_patching(linear: Known, along: str) -
     assert max(abs(graph.scores[i] - value[graph.edge(i)]) for i in graph.scored) < 1e-5 * np.abs(exact.values).max()
 
 
+@pytest.mark.slow
 def test_on_the_way_from_the_inputs_what_embeddings_do_adds_up(induction: Known) -> None:
     """Completeness of integrated gradients: everything starts at the embeddings, so that their edges add up to the difference between the sides."""
     lm, task = induction

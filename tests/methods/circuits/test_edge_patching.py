@@ -168,6 +168,7 @@ class ByHand:
         return logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layout", "pair"), [*((layout, PAIR) for layout in LAYOUTS), ("llama", LATE)])
 def test_every_edge_equals_a_forward_with_that_edge_changed(layout: str, pair: Pair) -> None:
     lm, task = tiny(layout), Task("mine", (pair,))
@@ -210,6 +211,7 @@ def test_an_edge_to_the_logits_is_the_direct_effect_of_what_it_carries(linear: K
     assert scores.values.sum() == pytest.approx(float(np.mean(gaps)), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_previous_token_head_reaches_the_induction_heads_through_their_keys(induction: Known) -> None:
     """The counterfactual has another word before the one to be copied: only what says so at the copied word's place is different."""
     lm, task = induction

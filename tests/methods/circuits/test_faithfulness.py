@@ -15,6 +15,7 @@ from cutaway.tasks.base import Task
 Known = tuple[LanguageModel, Task]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ablation", ["counterfactual", "mean", "zero"])
 def test_all_edges_are_one_and_none_is_zero(induction: Known, ablation: str) -> None:
     lm, task = induction
@@ -26,6 +27,7 @@ def test_all_edges_are_one_and_none_is_zero(induction: Known, ablation: str) -> 
     assert 0.001 < abs(found.value[1]) and curve.x[-1] == 257
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grow", ["top", "greedy"])
 def test_the_planted_circuit_is_enough_and_needed(few_planted: Known, grow: str) -> None:
     curve = cut.circuits.faithfulness(*few_planted, by="circuits.eap", sizes=(3, 6), grow=grow)

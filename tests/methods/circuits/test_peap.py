@@ -41,6 +41,7 @@ def test_places_add_up_to_the_edges_without(few_planted: Known) -> None:
     assert max(abs(sums[whole.edge(i)] - whole.scores[i]) for i in whole.scored) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_planted_route_from_place_to_place(few_planted: Known) -> None:
     """Subject, to the relation's token, where the fact is looked up, to the last."""
     graph = cut.circuits.peap(*few_planted)

@@ -30,6 +30,7 @@ def test_its_own_ranking_finds_the_planted_circuit(planted: Known) -> None:
     assert curve.series[1][0].value[0] == pytest.approx(curve.levels["untouched"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_knocking_out_the_induction_heads_removes_the_copying_and_random_heads_do_not(induction: Known) -> None:
     lm, task = induction
     found = cut.locate.component_patching(lm, task).ranked()

@@ -33,6 +33,7 @@ def accuracies(lm: LanguageModel, task: str, variable: str) -> np.ndarray:
     return grid.values[:, 0]
 
 
+@pytest.mark.slow
 def test_the_address_is_carried_before_the_answer(believer: LanguageModel) -> None:
     address, another = accuracies(believer, f"{ONE_CAST},n=40", "address")
     assert address[POINTER] >= 0.95 and address[PAYLOAD].max() <= 0.3

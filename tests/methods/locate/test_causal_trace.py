@@ -59,6 +59,7 @@ def test_it_equals_one_forward_for_each_restoration(induction: Known) -> None:
     assert trace.values[trace.panels.index("attention"), token, 1] == pytest.approx((window - corrupted).mean(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_its_sweep_costs_at_most_60_percent_of_the_naive_one_counted(smollm_layout: LanguageModel) -> None:
     lm = smollm_layout
     prompt = cut.Prompt("", {"subject": (0, 3)}, ids=tuple(range(5, 14)))

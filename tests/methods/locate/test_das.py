@@ -82,6 +82,7 @@ def test_hierarchical_equality_true_and_wrong_alignment() -> None:
     assert "x.last" in by_name["random directions"].says, "the best in training"
 
 
+@pytest.mark.slow
 def test_trained_for_the_other_equality_it_is_right_by_chance() -> None:
     lm = cut.open("equality_lm")
     task, (address,) = find_task(EQUALITY, lm), places(lm, ("z.last",), (0,))[0]
@@ -92,6 +93,7 @@ def test_trained_for_the_other_equality_it_is_right_by_chance() -> None:
     assert left.right(address, learned, left.every.held_out).mean() <= 0.6
 
 
+@pytest.mark.slow
 def test_training_goes_on_where_it_was_interrupted(crossed: Crossed, on_crossed: tuple[Grid, Path]) -> None:
     lm, task, _ = crossed(True)
     grid, folder = on_crossed

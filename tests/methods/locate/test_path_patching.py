@@ -187,6 +187,7 @@ def test_the_pattern_is_computed_from_the_edited_queries_and_keys() -> None:
         assert found == pytest.approx(float(expected.detach()), abs=1e-5) and abs(found) > 1e-3
 
 
+@pytest.mark.slow
 def test_with_everything_held_the_senders_of_a_compiled_head_are_found_exactly() -> None:
     lm = cut.open("compiled.two_hop")
     named = cut.locate.path_patching(lm, "known_circuit:n=1", receivers=("layers[2].attn.k[head=0]",), pos="changed.first")
