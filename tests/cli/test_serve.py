@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 Cutaway = Callable[..., Any]
+
+
+def test_what_is_not_installed_is_named(cutaway: Cutaway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ("--folder", str(tmp_path))
+    for module, extra, command in (
+        ("ray", "cluster", ("serve", "induction_lm", "--cluster")),
+        ("psycopg", "postgres", ("keys", "list", "--database", "postgresql://nowhere/x")),
+    ):
+        monkeypatch.setitem(sys.modules, module, None)  # as Python has it for what is not there
+        monkeypatch.delitem(sys.modules, "cutaway.service.runners.ray", raising=False)
+        monkeypatch.delitem(sys.modules, "cutaway.service.postgres", raising=False)
+        ran = cutaway(*command, *folder)
+        assert ran.status == 1 and f"no {module} here" in ran.err and f"cutaway[{extra}]" in ran.err
 
 
 def test_refusals(cutaway: Cutaway, tmp_path: Path) -> None:

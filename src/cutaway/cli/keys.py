@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from cutaway.cli._server import installed
+
 DAY = 86_400.0
 _WHERE = [
     click.option("--folder", type=click.Path(path_type=Path), help="the server's folder, as given to `cutaway serve`"),
@@ -26,10 +28,11 @@ def _of_a_server(command: Any) -> Any:
 
 @contextmanager
 def _keys(folder: Path | None, database: str) -> Iterator[Any]:
-    from cutaway.service.keys import Keys
-    from cutaway.service.serving import FOLDER, Site, tables
+    with installed():
+        from cutaway.service.keys import Keys
+        from cutaway.service.serving import FOLDER, Site, tables
 
-    opened = tables(Site((), folder=folder or FOLDER, database=database))
+        opened = tables(Site((), folder=folder or FOLDER, database=database))
     try:
         yield Keys(opened)
     finally:

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from cutaway.cli._server import installed
+
 GB = 10**9
 
 
@@ -40,16 +42,12 @@ GB = 10**9
 )
 def serve(models: tuple[str, ...], host: str, port: int, log: str, **chosen: Any) -> None:
     """See `cutaway serve --help`."""
-    try:
+    with installed():
         from cutaway.service import serving
-    except ModuleNotFoundError as error:
-        from cutaway.errors import ServiceError
-
-        raise ServiceError("Serve models.", f"no {error.name} here", "pip install 'cutaway[service]'") from error
-    from cutaway.service.quota import Quota
-    from cutaway.service.runners.base import Settings
-    from cutaway.service.scheduler import Policy
-    from cutaway.service.telemetry import logs
+        from cutaway.service.quota import Quota
+        from cutaway.service.runners.base import Settings
+        from cutaway.service.scheduler import Policy
+        from cutaway.service.telemetry import logs
 
     logs(log)
     memory, quota, cluster = chosen["memory"], chosen["quota"], chosen["cluster"]
@@ -65,4 +63,5 @@ def serve(models: tuple[str, ...], host: str, port: int, log: str, **chosen: Any
         policy=Policy(memory=None if memory is None else int(memory * GB)),
         quota=Quota(rate=quota, burst=600 * quota),
     )
-    serving.serve(site, host, port)
+    with installed():
+        serving.serve(site, host, port)
