@@ -199,3 +199,11 @@ def test_events_of_a_job_that_is_not_there(script: Any) -> None:
 
 def test_names_as_paths() -> None:
     assert quoted("a b/../c?d#e") == "a%20b/../c%3Fd%23e"
+
+
+def test_a_key_that_everybody_on_the_way_can_read_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="use https") as told:
+        Connection("http://models.example.org", "cut_0_1").close()
+    assert "cut_0_1" not in str(told[0].message)
+    for url, key in (("https://models.example.org", "cut_0_1"), ("http://127.0.0.1:1", "cut_0_1"), ("http://models.example.org", None)):
+        Connection(url, key).close()

@@ -10,6 +10,7 @@ import contextlib
 import json
 import random
 import time
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ class Connection:
         parsed = _address(url)
         self.url, self.patience = str(parsed).rstrip("/"), patience
         headers = {} if not key else {"Authorization": f"Bearer {_clean(key)}"}
+        if key and parsed.scheme == "http" and parsed.host not in _LOCAL:
+            warnings.warn(f"The key travels to {self.url} readable by everybody on the way: use https.", stacklevel=4)
         timeout = httpx2.Timeout(_SILENCE, connect=10.0)
         # a proxy of the environment does not stand between two programs of one machine
         self._client = httpx2.Client(base_url=self.url, headers=headers, timeout=timeout, trust_env=parsed.host not in _LOCAL)
