@@ -29,7 +29,7 @@ def test_refusals(cutaway: Cutaway, tmp_path: Path) -> None:
     folder = ("--folder", str(tmp_path))
     unknown = cutaway("serve", "induction_ml", *folder)
     assert unknown.status == 2 and "induction_lm" in unknown.err
-    public = cutaway("serve", "induction_lm", "--host", "0.0.0.0", *folder)
+    public = cutaway("serve", "induction_ml", "--host", "0.0.0.0", *folder)  # said before any model is looked for
     assert public.status == 2 and "cutaway keys issue" in public.err
     small = cutaway("serve", "induction_lm", "--memory", "0.0001", *folder)
     assert small.status == 2 and "GB" in small.err

@@ -117,11 +117,12 @@ def opened(site: Site) -> Iterator[tuple[Server, Keys]]:
 
 def serve(site: Site, host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT, which let running work end first; a second one does not. Raises InputError, StorageError."""
+    with contextlib.closing(tables(site)) as kept:
+        open = not Keys(kept).find()
+    if open and host not in _LOOPBACK:
+        works = "cutaway keys issue USER, or --host 127.0.0.1, which needs none"
+        raise InputError(f"Serve at {host}.", "no keys, so that everybody could use it", works)
     with opened(site) as (server, keys):
-        open = host in _LOOPBACK and not keys.find()
-        if not open and not keys.find():
-            works = "cutaway keys issue USER, or --host 127.0.0.1, which needs none"
-            raise InputError(f"Serve at {host}.", "no keys, so that everybody could use it", works)
         config = uvicorn.Config(app(server, None if open else keys), host, port, **WIRE)
         found = config.bind_socket()
         found.listen(config.backlog)  # whoever reads the next line may come at once
