@@ -15,7 +15,7 @@ _LARGEST = 2**40
 
 @final
 class Channel:
-    """One end of a socket. Any thread may send; one thread reads, by iterating, until the other side is gone."""
+    """One end of a socket. Any thread may send or close; one thread reads, by iterating, until the other side is gone or this one is closed."""
 
     def __init__(self, end: socket.socket) -> None:
         self._end, self._lock = end, threading.Lock()
@@ -28,11 +28,12 @@ class Channel:
             self._end.sendall(blob)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        while len(head := self._read(8)) == 8:
-            size = int.from_bytes(head, "little")
-            if len(blob := self._read(size)) < size:
-                return
-            yield wire.unpacked(blob, _LARGEST)
+        with self._end:  # given back by the thread that reads: while that waits in a call, its number must stay this socket's
+            while len(head := self._read(8)) == 8:
+                size = int.from_bytes(head, "little")
+                if len(blob := self._read(size)) < size:
+                    return
+                yield wire.unpacked(blob, _LARGEST)
 
     def _read(self, size: int) -> bytes:
         """As many bytes, or fewer where there are no more."""
@@ -44,7 +45,6 @@ class Channel:
         return bytes(view[:filled])
 
     def close(self) -> None:
-        """Let the other side know that nothing more comes."""
+        """End both directions: the other side finds out, and whoever reads here."""
         with contextlib.suppress(OSError):
             self._end.shutdown(socket.SHUT_RDWR)
-        self._end.close()
