@@ -114,7 +114,7 @@ def database(request: pytest.FixtureRequest) -> Iterator[Database]:
 
 @pytest.fixture
 def table(database: Database, clock: Clock) -> Table:
-    return Table(database, Rules(results=1_000, jobs=5_000, attempts=2, events=20, text=200), clock)
+    return Table(database, Rules(results=1_000, jobs=5_000, attempts=2, orphaned=3, events=20, text=200), clock)
 
 
 @pytest.fixture(scope="session")

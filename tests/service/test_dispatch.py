@@ -153,6 +153,32 @@ def test_a_lost_job_runs_alone_and_fails_after_three_losses(made: Make, graphs: 
     assert sorted(map(len, runner.runs)) == [1, 1, 1, 2]
 
 
+def test_a_run_that_ends_while_the_queue_is_read_is_seen_whole(made: Make, graphs: Any, runner: Watched) -> None:
+    """The queue is read before the jobs are leased, and used after they were lost: that they were must not be missed."""
+    leasing, read = threading.Event(), threading.Event()
+
+    class Late(Failing):
+        def lease(self, worker: str, seconds: float, ids: list[str], state: State) -> list[Job]:
+            if state == State.RUNNING and not leasing.is_set():
+                leasing.set()
+                assert read.wait(5)
+            return list(self.jobs.lease(worker, seconds, ids, state))
+
+        def queued(self) -> list[Job]:
+            found = list(self.jobs.queued())
+            if leasing.is_set() and not read.is_set():
+                read.set()
+                until(lambda: not server.dispatcher.busy)
+            return found
+
+    server = made(runner, wrap=Late)
+    runner.instead = lambda works: {} if len(works) > 1 else None
+    jobs = server.submit("ada", graphs(1)), server.submit("ben", graphs(2))
+    server.start()
+    assert [job.attempts for job in ended(server, *jobs)] == [1, 1]
+    assert sorted(map(len, runner.runs)) == [1, 1, 2]
+
+
 def test_a_runner_that_raises_is_as_one_that_died(made: Make, graphs: Any, runner: Watched) -> None:
     server, turns = made(runner), itertools.count()
 

@@ -53,8 +53,9 @@ NEXT: Mapping[State, frozenset[State]] = {
 class Job:
     """A work accepted from a user. As `Jobs.lease` returns it, it is also the proof of that lease.
 
-    hash: of the work; size: its bytes. attempts: leases that were lost. worker, until: who holds the lease, and how long; leases: how many there
-    were. result: hash of the result. problem: fields of problem+json. cached: whether the result was known before. seconds: of computing.
+    hash: of the work; size: its bytes. attempts: leases that were lost while it ran; orphaned: those of them whose server was lost too.
+    worker, until: who holds the lease, and how long; leases: how many there were. result: hash of the result. problem: fields of
+    problem+json. cached: whether the result was known before. seconds: of computing.
     """
 
     id: str
@@ -69,6 +70,7 @@ class Job:
     started: float | None = None
     finished: float | None = None
     attempts: int = 0
+    orphaned: int = 0
     worker: str = ""
     until: float = 0.0
     leases: int = 0

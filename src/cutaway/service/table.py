@@ -26,11 +26,16 @@ _HELD = "id = ? AND worker = ? AND leases = ? AND state IN ('loading', 'running'
 @final
 @dataclass(frozen=True)
 class Rules:
-    """How long a table keeps what, in seconds; how often a job may be lost; how many events, and how many characters of one, it notes."""
+    """How long a table keeps what, in seconds; how many events, and how many characters of one, it notes.
+
+    attempts, orphaned: how often a job may be lost with its worker alone, and with its server, whose end says less of the job; at the last
+    one it fails.
+    """
 
     results: float = 7 * DAY
     jobs: float = 30 * DAY
     attempts: int = 3
+    orphaned: int = 10
     events: int = 1_000
     text: int = 65_536
 
@@ -163,7 +168,7 @@ class Table:
                 return self._move(sql, held, State.DONE, {"result": result})
             if problem is not None:
                 return self._fail(sql, held, problem)
-            return self._lose(sql, held)
+            return self._lose(sql, held, orphaned=False)
 
     def settle(self, hash: str) -> list[str]:
         with self._database.change("Finish equal jobs.") as sql:
@@ -182,7 +187,7 @@ class Table:
             late = sql("SELECT number, id, state FROM jobs WHERE state IN ('loading', 'running') AND until < ?", (ended,)).fetchall()
             for number, _, state in late:
                 if state == State.RUNNING:
-                    self._lose(sql, number)
+                    self._lose(sql, number, orphaned=True)
                 else:  # it has not begun, so that nothing of it has harmed the worker
                     self._move(sql, number, State.QUEUED)
             old = sql("SELECT number FROM jobs WHERE state = 'done' AND finished < ?", (now - self._rules.results,)).fetchall()
@@ -257,10 +262,10 @@ class Table:
         row = sql("SELECT result FROM jobs WHERE state = 'done' AND hash = ? LIMIT 1", (hash,)).fetchone()
         return row is not None and self._move(sql, number, State.DONE, {"result": row[0], "cached": 1})
 
-    def _lose(self, sql: Execute, number: int) -> bool:
-        sql("UPDATE jobs SET attempts = attempts + 1 WHERE number = ?", (number,))
-        (attempts,) = sql("SELECT attempts FROM jobs WHERE number = ?", (number,)).fetchone()
-        if attempts < self._rules.attempts:
+    def _lose(self, sql: Execute, number: int, *, orphaned: bool) -> bool:
+        sql("UPDATE jobs SET attempts = attempts + 1, orphaned = orphaned + ? WHERE number = ?", (int(orphaned), number))
+        attempts, orphans = sql("SELECT attempts, orphaned FROM jobs WHERE number = ?", (number,)).fetchone()
+        if attempts - orphans < self._rules.attempts and orphans < self._rules.orphaned:
             return self._move(sql, number, State.QUEUED)
         found = f"a worker that was lost while it ran, {attempts} times"
         return self._fail(sql, number, problem(ServiceError("Run this job.", found, "less work at once, or the operator, who has its log")))
