@@ -1,7 +1,7 @@
 """The contract of the service: every body and every method gives over HTTP what it gives here, from a client that has no weights.
 
 A graph by itself and a streamed body are bit-identical; graphs that the server packs into one forward are within 1e-4 of the largest value. A method
-is bit-identical, cost apart.
+is bit-identical, cost apart. Methods run in a process of their own there; `tests/service/runners/test_base.py` has every body in one.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ EVERY = [
     pytest.param(name, BODIES.kind_of(name), id=name, marks=[] if BODIES.kind_of(name) == QUICK else [pytest.mark.slow])
     for name in BODIES.BODIES
 ]
-QUICK_METHODS = ("read.logit_lens", "locate.direct_effect")
+METHOD_RUNNERS = [(name, "far") for name in ("read.logit_lens", "locate.direct_effect")]
+METHOD_RUNNERS += [pytest.param(name, "apart", marks=pytest.mark.slow) for name in registry.names("methods")]
 
 
 Both = Callable[[str], tuple[RemoteModel, LanguageModel]]
@@ -174,9 +175,17 @@ def plain(result: Result) -> str:
     return result.with_(provenance=dataclasses.replace(result.provenance, seconds=0.0, forwards=0)).to_json()
 
 
-@pytest.mark.parametrize("name", [n if n in QUICK_METHODS else pytest.param(n, marks=pytest.mark.slow) for n in registry.names("methods")])
-def test_every_method(far: RemoteModel, here: LanguageModel, name: str) -> None:
+@pytest.fixture(scope="module")
+def apart(serve: Any) -> Iterator[RemoteModel]:
+    """The induction model, in a process of its own there."""
+    with serve(runner="process", settings=Settings(grace=2.0)) as (url, _, _), cut.connect(url) as remote:
+        yield remote.open("induction_lm")
+
+
+@pytest.mark.parametrize(("name", "runner"), METHOD_RUNNERS)
+def test_every_method(request: pytest.FixtureRequest, here: LanguageModel, name: str, runner: str) -> None:
     """As `tests/contracts/test_methods.py` calls them."""
+    far = request.getfixturevalue(runner)
     family, _, short = name.partition(".")
     function = getattr(getattr(cut, family), short)
     small = {option: value for option, value in METHODS.SMALL.items() if option in inspect.signature(function).parameters}
@@ -186,26 +195,22 @@ def test_every_method(far: RemoteModel, here: LanguageModel, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_process_of_its_own_there(serve: Any) -> None:
-    """A sample through the process runner: a body, a stream, a sweep, a method."""
-    with serve(runner="process", settings=Settings(grace=2.0)) as (url, _, _), cut.connect(url) as remote:
-        far, here = remote.open("induction_lm"), cut.open("induction_lm")
-        text = "red blue gold red blue"
-        for name in ("in_place", "assigned_items", "slices", "stops", "products", "skips"):
-            live = BODIES.ran(BODIES.BODIES[name], here, here.trace(text))
-            with far.trace(text) as run:
-                BODIES.BODIES[name](far, run)
-            BODIES.assert_same(run.saved, live.saved)
-        with far.stream(text) as run:
-            if float(far.layers[0].output.norm()) > 0:
-                far.layers[0].output = far.layers[0].output * 2
-            run.save(logits=far.logits)
-        doubled = [("layers[0].output", lambda value: value * 2)]
-        assert torch.equal(run.saved["logits"], here.run(text, edits=doubled, read=["logits"])["logits"])
-        there, local = (lm.sweep(text, edits=[doubled, []], metric=lambda logits: logits[..., :3]) for lm in (far, here))
-        BODIES.assert_same(there, local, close=1e-4)
-        spec = "induction:n=3,length=6"
-        assert plain(cut.read.logit_lens(far, spec, seed=1)) == plain(cut.read.logit_lens(here, spec, seed=1))
+def test_a_process_of_its_own_there(apart: RemoteModel, here: LanguageModel) -> None:
+    """A sample of what is no method: bodies, a stream, a sweep."""
+    text = "red blue gold red blue"
+    for name in ("in_place", "assigned_items", "slices", "stops", "products", "skips"):
+        live = BODIES.ran(BODIES.BODIES[name], here, here.trace(text))
+        with apart.trace(text) as run:
+            BODIES.BODIES[name](apart, run)
+        BODIES.assert_same(run.saved, live.saved)
+    with apart.stream(text) as run:
+        if float(apart.layers[0].output.norm()) > 0:
+            apart.layers[0].output = apart.layers[0].output * 2
+        run.save(logits=apart.logits)
+    doubled = [("layers[0].output", lambda value: value * 2)]
+    assert torch.equal(run.saved["logits"], here.run(text, edits=doubled, read=["logits"])["logits"])
+    there, local = (lm.sweep(text, edits=[doubled, []], metric=lambda logits: logits[..., :3]) for lm in (apart, here))
+    BODIES.assert_same(there, local, close=1e-4)
 
 
 CLIENT = """
