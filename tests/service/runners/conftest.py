@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 import cutaway as cut
 from cutaway.engine import wire
@@ -56,9 +59,9 @@ class Works:
         run.save(h=h.sum())
 
     def stuck(self, lm: LanguageModel, run: Any) -> None:
-        """One operation, for several seconds."""
-        h = lm.layers[0].output[0, :1, :1].expand(8000, 8000) * 1e-3
-        run.save(h=(h @ h).sum())
+        """One operation, for twenty seconds."""
+        h = lm.layers[0].output[0, :1, :1].expand(6000, 6000) * 1e-3
+        run.save(h=torch.linalg.svdvals(h).sum())
 
     def method(self, name: str = "locate.direct_effect", task: Any = "induction:n=3,length=6", seed: int = 3, **arguments: Any) -> Work:
         return Work("method", NAME, method=name, task=task, arguments=arguments, seed=seed)
@@ -75,6 +78,23 @@ class Works:
 
 def silent(job: str, kind: str, data: Any) -> None:
     return None
+
+
+@pytest.fixture(scope="session")
+def computing() -> Callable[[int], None]:
+    """`computing(pid)`: waits until a process has computed for a second from now, whatever else the machine does."""
+
+    def used(pid: int) -> float:
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+    def wait(pid: int) -> None:
+        before, deadline = used(pid), time.monotonic() + 60
+        while used(pid) < before + 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    return wait
 
 
 @pytest.fixture(scope="session")

@@ -126,15 +126,17 @@ def test_kill_9_of_an_idle_worker_and_a_stopped_one(own: Any, works: Any) -> Non
 
 
 @pytest.mark.slow
-def test_what_does_not_stop_is_killed(own: Any, works: Any) -> None:
+def test_what_does_not_stop_is_killed(own: Any, works: Any, computing: Callable[[int], None]) -> None:
     runner = own(grace=0.3)
-    done, thread = started(runner, {"j": works.graph(works.stuck)}, 0.5)
+    answers(runner, works)  # what is done once for each process is done
     pid = runner.pids()[NAME]
+    done, thread = started(runner, {"j": works.graph(works.stuck)}, 0)
+    computing(pid)
     runner.cancel("j")
     thread.join(20)
     assert works.problem(done["j"]) == "cancelled"
     answers(runner, works)
-    assert gone(pid) == (runner.pids()[NAME] != pid)
+    assert gone(pid) and runner.pids()[NAME] != pid
 
 
 @pytest.mark.slow

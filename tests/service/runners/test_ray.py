@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -122,9 +122,10 @@ def test_kill_9_of_a_replica(runner: Any, works: Any, over: Any) -> None:
         run.save(h=works.lm.embed)
 
 
-def test_what_does_not_stop_is_killed(runner: Any, works: Any) -> None:
+def test_what_does_not_stop_is_killed(runner: Any, works: Any, computing: Callable[[int], None]) -> None:
     (pid,) = replicas()
     done, thread = started(runner, {"j": works.graph(works.stuck)})
+    computing(pid)
     runner.cancel("j")
     thread.join(20)
     assert works.problem(done["j"]) == "cancelled"
