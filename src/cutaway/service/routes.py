@@ -38,8 +38,8 @@ _T = TypeVar("_T")
 _Body = TypeVar("_Body", bound=BaseModel)
 PROBLEM = "application/problem+json"
 WORK, RESULT, BYTES = "application/vnd.cutaway.work", "application/vnd.safetensors", "application/octet-stream"
-_POLL = 2.0
-"""Seconds after which a waiting caller looks again without having heard of a change: another server may have made it."""
+_SMALL = 2**20
+"""Bytes of a result that is sent at once, and not read in parts, each of which costs a turn of a thread."""
 _PING = 15.0
 _BODIES, _ADMISSIONS, _THREADS = 8, 4, 256
 """At once: bodies of a user that are read, works of a user that are admitted; threads of all users for admissions, and as many for sessions. More
@@ -70,31 +70,31 @@ _EVENT = {
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 
-def caller(request: Request, credentials: Credentials) -> Key:
+async def caller(request: Request, credentials: Credentials) -> Key:
     """Whose request this is, which has no parameters but those of its route. Raises AccessError, InputError."""
     keys: Keys | None = request.app.state.keys
     if keys is not None and credentials is None:
         raise AccessError("Use this server.", "no key", "Authorization: Bearer cut_...")
-    found = _NOBODY if keys is None or credentials is None else keys.check(credentials.credentials)
+    found = _NOBODY if keys is None or credentials is None else await run_in_threadpool(keys.check, credentials.credentials)
     known = {parameter.alias for parameter in request.scope["route"].dependant.query_params}
     if not request.query_params.keys() <= known:
         raise InputError("Read the parameters of a request.", "one that is not known", ", ".join(sorted(known)) or "none")
     return found
 
 
-def runner(key: Annotated[Key, Depends(caller)]) -> str:
+async def runner(key: Annotated[Key, Depends(caller)]) -> str:
     """The user, whose key is one to run with. Raises AccessError, ScopeError."""
     key.require("run")
     return key.user
 
 
-def admin(key: Annotated[Key, Depends(caller)]) -> str:
+async def admin(key: Annotated[Key, Depends(caller)]) -> str:
     """The administrator. Raises AccessError, ScopeError."""
     key.require("admin")
     return key.user
 
 
-def serving(request: Request) -> Server:
+async def serving(request: Request) -> Server:
     """The server behind the API."""
     found: Server = request.app.state.server
     return found
@@ -207,7 +207,7 @@ def cancel(id: str, server: Serving, user: User) -> schemas.Job:
     | _problems(409, 410)
     | {200: {"content": {RESULT: {"schema": {"type": "string", "format": "binary"}}}, "description": "The result."}},
 )
-def result(id: str, server: Serving, user: User) -> FileResponse:
+def result(id: str, server: Serving, user: User) -> Response:
     """The result of a job that is done: of a graph what it saved, of a method its result, as safetensors with JSON in its header."""
     found = server.jobs.get(id, user)
     if found.state not in (State.DONE, State.EXPIRED):
@@ -215,8 +215,11 @@ def result(id: str, server: Serving, user: User) -> FileResponse:
     path = server.result(found)
     if path is None:
         raise HTTPException(410, "a result that is kept no more: run it again")
-    server.telemetry.sent(path.stat().st_size)
-    return FileResponse(path, media_type=RESULT, headers={"ETag": f'"{found.result}"'})
+    size, headers = path.stat().st_size, {"ETag": f'"{found.result}"'}
+    server.telemetry.sent(size)
+    if size <= _SMALL:
+        return Response(path.read_bytes(), media_type=RESULT, headers=headers)
+    return FileResponse(path, media_type=RESULT, headers=headers)
 
 
 @router.get(
@@ -255,7 +258,7 @@ async def _stream(server: Server, id: str, user: str, after: int) -> AsyncIterat
             if time.monotonic() - pinged > _PING:
                 pinged = time.monotonic()
                 yield b": still here\n\n"
-            await ear.wait(_POLL)
+            await ear.wait(server.poll)
 
 
 class _Ear:
@@ -287,13 +290,17 @@ class _Ear:
 async def _settled(server: Server, job: Job, user: str, seconds: float) -> schemas.Job:
     """A job, once it has ended or the time is over."""
     until = time.monotonic() + seconds
+
+    def told() -> schemas.Job | None:
+        found = server.jobs.get(job.id, user)
+        over = found.state in FINAL or time.monotonic() >= until
+        return schemas.Job.of(server.standing(found)) if over else None
+
     if seconds and job.state not in FINAL:
         with contextlib.suppress(BusyError), _Ear(server, job.id, user) as ear:
-            while True:
-                job = await run_in_threadpool(server.jobs.get, job.id, user)
-                if job.state in FINAL or (left := until - time.monotonic()) <= 0:
-                    break
-                await ear.wait(min(left, _POLL))
+            while (answer := await run_in_threadpool(told)) is None:
+                await ear.wait(min(max(until - time.monotonic(), 0.0), server.poll))
+            return answer
     return await run_in_threadpool(lambda: schemas.Job.of(server.standing(job)))
 
 
@@ -450,9 +457,9 @@ def readyz(server: Serving) -> dict[str, bool]:
     response_class=Response,
     responses=_KEYED | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Metrics."}},
 )
-def metrics(request: Request, server: Serving, credentials: Credentials) -> Response:
+async def metrics(request: Request, server: Serving, credentials: Credentials) -> Response:
     """Metrics for Prometheus; of a server with keys, for an administrator."""
-    key = caller(request, credentials)
+    key = await caller(request, credentials)
     if key is not _NOBODY:
         key.require("admin")
-    return Response(server.telemetry.text(), media_type=CONTENT_TYPE)
+    return Response(await run_in_threadpool(server.telemetry.text), media_type=CONTENT_TYPE)

@@ -28,6 +28,9 @@ from cutaway.service.telemetry import Telemetry
 
 LISTENERS = 500
 """Requests of a user that may wait for jobs at once, as those for events do."""
+_POLL = 10.0, 2.0
+"""Seconds after which who waits for a job looks again without having heard of a change: of one server alone, and of one that shares its table with
+others, whose changes it does not hear."""
 
 
 @final
@@ -83,6 +86,7 @@ class Server:
         self.catalogue, self.jobs, self.results, self.runner = catalogue, jobs, results, runner
         self.policy, self.quota, self.settings = policy or Policy(), quota or Quota(), settings or Settings()
         self.telemetry, self._alone = telemetry or Telemetry(), alone
+        self.poll = _POLL[0] if alone else _POLL[1]
         self._listeners: dict[str, set[Callable[[], None]]] = {}
         self._waited: Counter[str] = Counter()
         self._lock = threading.Lock()

@@ -286,15 +286,20 @@ class Table:
         return None if row is None else int(row[0])
 
     def _number(self, sql: Execute, id: str, user: str | None) -> int:
+        return int(self._row(sql, "number", id, user)[0])
+
+    def _job(self, sql: Execute, id: str, user: str | None) -> Job:
+        return _job(self._row(sql, _COLUMNS, id, user))
+
+    def _row(self, sql: Execute, columns: str, id: str, user: str | None) -> Sequence[Any]:
         where, values = _owned(user)
-        row = sql(f"SELECT number FROM jobs WHERE {where} AND id = ?", [*values, id]).fetchone() if id.isalnum() else None
+        row: Sequence[Any] | None = None
+        if id.isalnum():
+            row = sql(f"SELECT {columns} FROM jobs WHERE {where} AND id = ?", [*values, id]).fetchone()
         if row is None:
             latest = sql(f"SELECT id FROM jobs WHERE {where} ORDER BY number DESC LIMIT 3", values).fetchall()
             raise UnknownNameError("job", id[:40], [name for (name,) in latest])
-        return int(row[0])
-
-    def _job(self, sql: Execute, id: str, user: str | None) -> Job:
-        return _job(sql(f"SELECT {_COLUMNS} FROM jobs WHERE number = ?", (self._number(sql, id, user),)).fetchone())
+        return row
 
 
 def _job(row: Sequence[Any]) -> Job:
