@@ -41,18 +41,18 @@ def job(leases: Leases, table: Table, work: Make) -> Job:
 def test_a_result_is_kept_before_its_job_is_done(leases: Leases, table: Table, job: Job, heard: list[str]) -> None:
     assert leases.hashes == {job.hash}
     leases.note(job.id, "progress", {"done": 1, "total": 2})
-    leases.finish(job, Outcome(b"bytes", seconds=2.0))
+    leases.finish((job, Outcome(b"bytes", seconds=2.0)))
     done = table.get(job.id, "ada")
     assert done.state == State.DONE and done.seconds == 2.0 and leases.hashes == set()
     assert heard == [job.id] * 3 and [e.type for e in table.events(job.id, "ada")].count("progress") == 1
-    leases.finish(job, Outcome(b"others"))
+    leases.finish((job, Outcome(b"others")))
     assert table.get(job.id, "ada").result == done.result
 
 
 def test_those_that_waited_for_an_equal_job_are_done_with_it(leases: Leases, table: Table, job: Job, work: Make) -> None:
     other = table.accept("bob", work())
     leases.equal = {job.hash}
-    leases.finish(job, Outcome(b"bytes"))
+    leases.finish((job, Outcome(b"bytes")))
     assert table.get(other.id, "bob").state == State.DONE and table.get(other.id, "bob").cached
 
 
@@ -80,7 +80,7 @@ def test_no_room_for_a_result_is_waited_for(leases: Leases, table: Table, job: J
         return False
 
     leases.ended.wait = cleared  # type: ignore[method-assign, assignment]  # the moment between two tries
-    leases.finish(job, Outcome(b"bytes"))
+    leases.finish((job, Outcome(b"bytes")))
     assert table.get(job.id, "ada").state == State.DONE
 
 
@@ -88,5 +88,5 @@ def test_after_the_end_nothing_is_waited_for(leases: Leases, table: Table, job: 
     (tmp_path / "results").rmdir()
     (tmp_path / "results").write_text("in the way")
     leases.ended.set()
-    leases.finish(job, Outcome(b"bytes"))
+    leases.finish((job, Outcome(b"bytes")))
     assert table.get(job.id, "ada").state == State.RUNNING and leases.hashes == set()

@@ -27,7 +27,7 @@ def files(results: Results) -> list[Path]:
 
 @pytest.mark.parametrize("content", [b"", b"abc", bytes(2**20)])
 def test_bytes_come_back(results: Results, content: bytes) -> None:
-    name = results.put(content)
+    (name,) = results.put(content)
     assert name == hashlib.sha256(content).hexdigest()
     assert results.get(name) == results.path(name).read_bytes() == content
     assert results.size(name) == len(content)
@@ -45,17 +45,17 @@ def test_nobody_else_may_read(results: Results) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"abd", b"abcd"])
 def test_damage_is_found_and_healed(results: Results, damage: bytes) -> None:
-    name = results.put(b"abc")
+    (name,) = results.put(b"abc")
     results.path(name).write_bytes(damage)
     for read in (results.get, results.path):
         with pytest.raises(StorageError, match="other bytes"):
             read(name)
-    assert results.put(b"abc") == name
+    assert results.put(b"abc") == [name]
     assert results.get(name) == b"abc"
 
 
 def test_what_is_gone_is_said_to_be(results: Results) -> None:
-    name = results.put(b"abc")
+    (name,) = results.put(b"abc")
     results.delete(name)
     results.delete(name)
     for read in (results.get, results.path, results.size):
@@ -73,14 +73,14 @@ def test_a_name_is_a_hash(results: Results, name: str) -> None:
 
 
 def test_sweep_keeps_what_is_wanted_and_what_is_young(results: Results) -> None:
-    wanted, old, young = (results.put(content) for content in (b"wanted", b"old", b"young"))
+    wanted, old, young = results.put(b"wanted", b"old", b"young")
     half = results.path(old).with_name(".half.result")
     half.write_bytes(b"ol")
     for path in (results.path(wanted), results.path(old), half):
         os.utime(path, (1_000, 1_000))
     assert results.sweep({wanted}, before=2_000) == 2
     assert sorted(path.stem for path in files(results)) == sorted([wanted, young])
-    assert results.put(b"wanted") == wanted
+    assert results.put(b"wanted") == [wanted]
     assert results.sweep(set(), before=2_000) == 0, "what is put again is young again"
 
 
@@ -92,15 +92,15 @@ from cutaway.errors import StorageError
 from cutaway.service.results import Results
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, {resource.RLIM_INFINITY}))
 results = Results({str(tmp_path)!r})
-name = results.put(b"small")
+(name,) = results.put(b"small")
 try:
-    results.put(bytes(2000))
+    results.put(b"first", bytes(2000))
 except StorageError as error:
     print(error.works)
 assert results.get(name) == b"small"
 assert len([p for p in results.folder.rglob("*") if p.is_file()]) == 1
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-assert results.get(results.put(bytes(2000))) == bytes(2000)
+assert results.get(*results.put(bytes(2000))) == bytes(2000)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ from cutaway.errors import BusyError, ConflictError, GraphError, StorageError, U
 from cutaway.remote.work import Work
 from cutaway.service import dispatch
 from cutaway.service import server as core
-from cutaway.service.jobs import FINAL, State
+from cutaway.service.jobs import FINAL, Ending, State
 from cutaway.service.quota import Quota
 from cutaway.service.runners.inline import Inline
 from cutaway.service.scheduler import Policy
@@ -141,7 +141,7 @@ def test_the_work_of_a_server_that_died_is_taken_up(made: Make, graphs: Any, mon
     other = made(alone=False)
     other.start()
     assert [ended(other, job.id).job.attempts for job in jobs] == [1, 0]
-    assert not dead.jobs.finish(running, result="0" * 64), "it comes back, and its lease is another's"
+    assert not dead.jobs.finish(Ending(running, result="0" * 64)), "it comes back, and its lease is another's"
     third = made().submit("ada", graphs(3))
     (lease,) = other.jobs.lease("dead", 10**6, [third.id])
     assert lease.id == third.id

@@ -20,7 +20,7 @@ from cutaway.errors import StorageError
 from cutaway.remote.work import Work
 from cutaway.service import sqlite as sqlite_module
 from cutaway.service.database import MIGRATIONS
-from cutaway.service.jobs import NEXT, State
+from cutaway.service.jobs import NEXT, Ending, State
 from cutaway.service.results import Results
 from cutaway.service.sqlite import Sqlite
 from cutaway.service.table import Rules, Table
@@ -31,6 +31,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from cutaway.errors import StorageError
+from cutaway.service.jobs import Ending
 from cutaway.service.results import Results
 from cutaway.service.sqlite import Sqlite
 from cutaway.service.table import Rules, Table
@@ -88,7 +89,7 @@ def live(turn):
     jobs.start(job)
     jobs.record(job, "progress", {"done": 1})
     jobs.renew([job], 0.0)
-    if jobs.finish(job, result=results.put(job.hash.encode() * 1000)):
+    if jobs.finish(Ending(job, *results.put(job.hash.encode() * 1000))):
         said("done", job.id)
     jobs.expire()
     said("survived", turn)
@@ -111,7 +112,7 @@ def live(turn):
         said("accepted", job.id, key)
         for job in jobs.lease(f"w{turn}", 0.02, [job.id for job in jobs.queued(3)][count % 2:]):
             jobs.record(job, "progress", {"done": 1})
-            if jobs.finish(job, result=results.put(job.hash.encode() * 1000)):
+            if jobs.finish(Ending(job, *results.put(job.hash.encode() * 1000))):
                 said("done", job.id)
         jobs.expire()
 
@@ -179,7 +180,7 @@ def whole(folder: Path, said: list[list[Any]]) -> Table:
     table.expire()
     while leased := table.lease("last", 60, [job.id for job in table.queued(500)]):
         for job in leased:
-            assert table.finish(job, result=results.put(job.hash.encode() * 1000))
+            assert table.finish(Ending(job, *results.put(job.hash.encode() * 1000)))
     for job in table.find(None, limit=10**6):
         events = table.events(job.id, None)
         states = [State(event.data["state"]) for event in events if event.type == "state"]

@@ -19,7 +19,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 from cutaway.errors import ConflictError, GraphError, InputError, UnknownNameError
 from cutaway.remote.work import Work
 from cutaway.service.database import Database
-from cutaway.service.jobs import FINAL, LEASED, NEXT, Job, State
+from cutaway.service.jobs import FINAL, LEASED, NEXT, Ending, Job, State
 from cutaway.service.postgres import Postgres
 from cutaway.service.sqlite import Sqlite
 from cutaway.service.table import Rules, Table
@@ -34,7 +34,7 @@ def states(table: Table, job: Job) -> list[str]:
 
 def run(table: Table, job: Job, result: str = "r") -> Job:
     (leased,) = table.lease("w", 10, [job.id])
-    assert table.finish(leased, result=result)
+    assert table.finish(Ending(leased, result=result))
     return table.get(job.id, None)
 
 
@@ -50,7 +50,7 @@ def test_a_job_goes_its_way(table: Table, work: Make, clock: Any) -> None:
     assert table.start(leased)
     assert not table.start(leased)
     clock.now += 1
-    assert table.finish(leased, result="r", seconds=0.5)
+    assert table.finish(Ending(leased, result="r", seconds=0.5))
     done = table.get(job.id, "ada")
     assert (done.state, done.result, done.finished, done.seconds, done.worker) == (State.DONE, "r", clock.now, 0.5, "")
     assert states(table, job) == ["received", "queued", "loading", "running", "done"]
@@ -63,7 +63,7 @@ def test_a_job_goes_its_way(table: Table, work: Make, clock: Any) -> None:
 def test_a_problem_is_kept(table: Table, work: Make) -> None:
     job = table.accept("ada", work())
     (leased,) = table.lease("w", 10, [job.id])
-    assert table.finish(leased, problem=PROBLEM)
+    assert table.finish(Ending(leased, problem=PROBLEM))
     assert table.get(job.id, "ada").problem == PROBLEM
     assert table.events(job.id, "ada")[-1].data == {"state": "failed", "problem": PROBLEM}
 
@@ -80,7 +80,7 @@ def test_equal_work_runs_once(table: Table, work: Make) -> None:
 
 def test_a_failure_is_no_result_of_equal_work(table: Table, work: Make) -> None:
     (leased,) = table.lease("w", 10, [table.accept("ada", work()).id])
-    table.finish(leased, problem=PROBLEM)
+    table.finish(Ending(leased, problem=PROBLEM))
     assert table.accept("ada", work()).state == State.QUEUED
 
 
@@ -206,15 +206,26 @@ def test_only_its_own_lease_ends_a_job(table: Table, work: Make, clock: Any) -> 
     (fresh,) = table.lease("w", 10, [job.id])
     forged = dataclasses.replace(fresh, worker="x")
     for wrong in (stale, forged, job):
-        assert not table.finish(wrong, result="wrong")
+        assert not table.finish(Ending(wrong, result="wrong"))
         assert not table.start(wrong)
         assert not table.release(wrong)
         assert table.record(wrong, "log", {"text": "wrong"}) is None
         assert table.renew([wrong], 10) == []
-    assert table.finish(fresh, result="right")
-    assert not table.finish(fresh, result="twice")
+    assert table.finish(Ending(fresh, result="right"))
+    assert not table.finish(Ending(fresh, result="twice"))
     assert table.get(job.id, "ada").result == "right"
     assert states(table, job).count("done") == 1
+
+
+def test_of_jobs_that_end_together_those_count_that_are_held(table: Table, work: Make, clock: Any) -> None:
+    jobs = [table.accept("ada", work(seed)) for seed in range(3)]
+    held, failing, late = table.lease("w", 10, [job.id for job in jobs])
+    clock.now += 11
+    table.renew([held, failing], 10)
+    table.expire()
+    assert table.finish(Ending(held, result="r"), Ending(late, result="late"), Ending(failing, problem=PROBLEM)) == {held.id, failing.id}
+    assert [table.get(job.id, "ada").state for job in jobs] == [State.DONE, State.FAILED, State.QUEUED]
+    assert table.finish() == set()
 
 
 def test_a_late_worker_whose_job_nobody_took_may_go_on(table: Table, work: Make, clock: Any) -> None:
@@ -222,7 +233,7 @@ def test_a_late_worker_whose_job_nobody_took_may_go_on(table: Table, work: Make,
     clock.now += 11
     assert [j.until for j in table.renew([leased], 10)] == [clock.now + 10]
     assert table.expire() == []
-    assert table.finish(leased, result="r")
+    assert table.finish(Ending(leased, result="r"))
 
 
 def test_a_job_that_is_lost_too_often_fails(table: Table, work: Make, clock: Any) -> None:
@@ -234,7 +245,7 @@ def test_a_job_that_is_lost_too_often_fails(table: Table, work: Make, clock: Any
             clock.now += 11
             table.expire()
         else:
-            assert table.finish(leased)
+            assert table.finish(Ending(leased))
         return table.get(job.id, "ada")
 
     for number, losses in enumerate([[True, True, False, False], [False, True, True, True]]):
@@ -267,7 +278,7 @@ def test_cancelling_takes_the_job_from_its_worker(table: Table, work: Make) -> N
     leased = table.lease("w", 10, [job.id, other.id])
     assert table.cancel(job.id, "ada").state == State.CANCELLED
     assert [j.id for j in table.renew(leased, 10)] == [other.id]
-    assert not table.finish(leased[0], result="r")
+    assert not table.finish(Ending(leased[0], result="r"))
     assert table.cancel(job.id, "ada").state == State.CANCELLED
     assert states(table, job) == ["received", "queued", "running", "cancelled"]
     done = run(table, table.accept("ada", work(2)))
@@ -284,7 +295,7 @@ def test_progress_replaces_progress_and_logs_are_bounded(table: Table, work: Mak
     assert events[-1].data["done"] == 29
     kept = [table.record(leased, "log", {"text": str(i)}) for i in range(30)]
     assert sum(event is not None for event in kept) == 16
-    assert table.finish(leased, result="r")
+    assert table.finish(Ending(leased, result="r"))
     assert table.events(job.id, "ada")[-1].data == {"state": "done", "result": "r"}
 
 
@@ -304,7 +315,7 @@ def test_what_cannot_be_is_refused(table: Table, work: Make) -> None:
             table.lease(worker, 10, [job.id], state)
     (leased,) = table.lease("w", 10, [job.id])
     with pytest.raises(InputError):
-        table.finish(leased, result="r", problem=PROBLEM)
+        table.finish(Ending(leased, result="r", problem=PROBLEM))
 
 
 def test_old_results_then_old_jobs_are_let_go(table: Table, work: Make, clock: Any) -> None:
@@ -461,7 +472,7 @@ class Anything(RuleBasedStateMachine):
     def finish(self, lease: Job, how: str) -> None:
         job = self.held(lease)
         given: dict[str, Any] = {"result": {"result": f"r{lease.hash}"}, "problem": {"problem": PROBLEM}, "lost": {}}[how]
-        assert self.table.finish(lease, **given) is (job is not None)
+        assert self.table.finish(Ending(lease, **given)) == ({lease.id} if job is not None else set())
         if job is not None and how == "lost":
             self.lose(job, orphaned=False)
         elif job is not None:

@@ -28,7 +28,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             id TEXT PRIMARY KEY, owner TEXT NOT NULL, scopes TEXT NOT NULL, digest TEXT NOT NULL, created DOUBLE PRECISION NOT NULL,
             expires DOUBLE PRECISION)""",
     ),
-    ("ALTER TABLE jobs ADD COLUMN orphaned INTEGER NOT NULL DEFAULT 0",),
+    (
+        "ALTER TABLE jobs ADD COLUMN orphaned INTEGER NOT NULL DEFAULT 0",
+        "CREATE INDEX jobs_place ON jobs (state, owner, model, number)",
+    ),
 )
 """Statements that bring the tables from version i to i + 1. What is here was run somewhere: add, never change."""
 

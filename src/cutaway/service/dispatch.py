@@ -269,8 +269,7 @@ class Dispatcher:
             final = isinstance(error, CutawayError) and not isinstance(error, (ServiceError, StorageError))
             own = error if isinstance(error, CutawayError) else ServiceError(f"Open {model}.", "an error of the server's own", "its log")
             self._answer(ids, own)
-            for job in leased:
-                self._leases.finish(job, Outcome(problem=told(error, job.id)) if final else Outcome())
+            self._leases.finish(*((job, Outcome(problem=told(error, job.id)) if final else Outcome()) for job in leased))
             if not final:
                 self._stopping.wait(PAUSE)
         finally:
@@ -300,9 +299,7 @@ class Dispatcher:
             if len(works) > 1:
                 self._telemetry.batch(len(works))
             self._recent[model].append((time.monotonic() - began) / len(works))
-            for job in leased:
-                if job.id in works:
-                    self._leases.finish(job, outcomes.get(job.id, Outcome()))
+            self._leases.finish(*((job, outcomes.get(job.id, Outcome())) for job in leased if job.id in works))
         finally:
             self._leases.give_back(leased)
 
@@ -317,7 +314,7 @@ class Dispatcher:
             except StorageError:
                 raise
             except CutawayError as error:
-                self._leases.finish(job, Outcome(problem=told(error, job.id)))
+                self._leases.finish((job, Outcome(problem=told(error, job.id))))
         return works
 
     def _answer(self, ids: Sequence[str], error: Exception | None = None) -> None:

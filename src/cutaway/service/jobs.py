@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, final
 
+from cutaway.errors import InputError
+
 if TYPE_CHECKING:
     from cutaway.remote.work import Work
 
@@ -95,6 +97,24 @@ class Event:
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
+@final
+@dataclass(frozen=True)
+class Ending:
+    """What came of a leased job: `result`, the hash under which its bytes already lie; or a problem; or neither: it was lost, and is queued again.
+
+    seconds: of computing. Raises InputError for both.
+    """
+
+    job: Job
+    result: str | None = None
+    problem: Mapping[str, Any] | None = None
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.result is not None and self.problem is not None:
+            raise InputError("End a job.", "a result and a problem", "one of them, or neither where the worker was lost")
+
+
 class Jobs(Protocol):
     """A table of jobs. What it guarantees, whoever dies when, and whoever else uses it at the same time:
 
@@ -144,11 +164,8 @@ class Jobs(Protocol):
     def record(self, job: Job, type: str, data: Mapping[str, Any]) -> Event | None:
         """Note progress or a log line. None where the lease is lost, or the job has as many events as are kept."""
 
-    def finish(self, job: Job, *, result: str | None = None, problem: Mapping[str, Any] | None = None, seconds: float = 0.0) -> bool:
-        """Done with `result`, the hash under which its bytes already lie; or failed with `problem`; or, with neither, lost: queued again.
-
-        False where the lease is lost: then nothing of this counts.
-        """
+    def finish(self, *endings: Ending) -> set[str]:
+        """Keep what came of leased jobs, of all or of none. Returns the jobs whose lease was still held: of others nothing counts."""
 
     def settle(self, hash: str) -> list[str]:
         """Jobs that wait, and whose result is known, are done with it. Returns their ids."""

@@ -9,10 +9,11 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, final
+from functools import partial
+from typing import Any, TypeVar, final
 
 from cutaway.errors import InputError, StorageError, UnknownNameError
-from cutaway.service.jobs import Job, Jobs, State
+from cutaway.service.jobs import Ending, Job, Jobs, State
 from cutaway.service.outcomes import Outcome
 from cutaway.service.quota import Balances
 from cutaway.service.results import Results
@@ -23,6 +24,7 @@ LEASE = 15.0
 """Seconds for which a job is leased; renewed three times in it. So long a job waits after its server died, where other servers may be alive."""
 PAUSE = 1.0
 """Seconds between two tries of what failed."""
+_T = TypeVar("_T")
 
 
 @final
@@ -66,27 +68,31 @@ class Leases:
                 job = self._jobs.get(id, None)
                 self._settle(job, job.state)
 
-    def finish(self, job: Job, outcome: Outcome) -> None:
-        """Keep what came of a job."""
+    def finish(self, *ended: tuple[Job, Outcome]) -> None:
+        """Keep what came of jobs, all at once: to wait for the disk is what takes longest."""
 
-        def kept() -> bool:
-            result = None if outcome.result is None else self._results.put(outcome.result)
-            return self._jobs.finish(job, result=result, problem=outcome.problem, seconds=outcome.seconds)
+        def kept() -> set[str]:
+            names = iter(self._results.put(*(outcome.result for _, outcome in ended if outcome.result is not None)))
+            results = [None if outcome.result is None else next(names) for _, outcome in ended]
+            return self._jobs.finish(
+                *(Ending(job, result, outcome.problem, outcome.seconds) for (job, outcome), result in zip(ended, results, strict=True))
+            )
 
-        counted = self._insisted(job, kept)
-        self.let_go(job)
-        self._balances.charge(job.user, outcome.seconds)
-        if counted:
-            state = State.QUEUED if outcome.lost else State.FAILED if outcome.problem else State.DONE
-            self._telemetry.job(job.kind, state, (job.started or job.accepted) - job.accepted, outcome.seconds)
-            self._settle(job, state)
-        self.changed(job.id)
+        counted = self._insisted([job for job, _ in ended], kept) or ()
+        for job, outcome in ended:
+            self.let_go(job)
+            self._balances.charge(job.user, outcome.seconds)
+            if job.id in counted:
+                state = State.QUEUED if outcome.lost else State.FAILED if outcome.problem else State.DONE
+                self._telemetry.job(job.kind, state, (job.started or job.accepted) - job.accepted, outcome.seconds)
+                self._settle(job, state)
+            self.changed(job.id)
 
     def give_back(self, jobs: Sequence[Job]) -> None:
         """Queue again those that are still held."""
         for job in jobs:
             if self._holds(job):
-                self._insisted(job, lambda job=job: self._jobs.release(job))  # type: ignore[misc]
+                self._insisted([job], partial(self._jobs.release, job))
                 self.let_go(job)
                 self.changed(job.id)
 
@@ -132,12 +138,12 @@ class Leases:
                     for id in self._jobs.settle(job.hash):
                         self.changed(id)
 
-    def _insisted(self, job: Job, change: Callable[[], bool]) -> bool:
-        """A change of a job that is held. Tried again while the table, or the folder of results, cannot be written: what was computed is not lost."""
+    def _insisted(self, jobs: Sequence[Job], change: Callable[[], _T]) -> _T | None:
+        """What a change of held jobs gives. Tried again while the table, or the folder of results, cannot be written: nothing computed is lost."""
         while True:
             try:
                 return change()
             except StorageError as error:
-                _LOG.error("job %s waits for room to be kept: %s %s", job.id, error.asked, error.found)
-            if self.ended.wait(PAUSE) or not self._holds(job):
-                return False
+                _LOG.error("%s to be kept: %s %s", ", ".join(f"job {job.id} waits for room" for job in jobs), error.asked, error.found)
+            if self.ended.wait(PAUSE) or not any(map(self._holds, jobs)):
+                return None

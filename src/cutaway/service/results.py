@@ -31,24 +31,30 @@ class Results:
         except OSError as error:
             raise StorageError(f"Open {self.folder}.", error.strerror or str(error), "a folder that can be written to") from error
 
-    def put(self, content: bytes) -> str:
-        """Keep bytes, whole or not at all; returns their SHA-256. Those that are there are written anew: that heals them. Raises StorageError."""
-        name = hashlib.sha256(content).hexdigest()
-        path = self._path(name)
-        temporary = path.with_name(f".{name}-{uuid.uuid4().hex}")
+    def put(self, *contents: bytes) -> list[str]:
+        """Keep bytes, each whole or not at all; returns the SHA-256 of each. What is there is written anew: that heals it. Raises StorageError."""
+        names = [hashlib.sha256(content).hexdigest() for content in contents]
+        written: list[Path] = []
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # somebody may have tidied it away
-            self._write(temporary, content)
-            temporary.replace(path)
-            if self._flush:
-                _flush_folder(self.folder)
+            for name, content in zip(names, contents, strict=True):
+                written.append(self.folder / f".{name}-{uuid.uuid4().hex}")
+                with written[-1].open("xb") as file:
+                    file.write(content)
+            for name, temporary in zip(names, written, strict=True):
+                if self._flush:  # after all are written: the disk then takes them together
+                    _flush(temporary)
+                temporary.replace(self._path(name))
+            if self._flush:  # a rename survives a power cut once its folder is on the disk
+                _flush(self.folder)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+            for temporary in written:
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
             raise StorageError(
-                f"Keep the result {name}.", error.strerror or str(error), "a folder that is writable and has room"
+                f"Keep results {', '.join(names)}.", error.strerror or str(error), "a folder that is writable and has room"
             ) from error
-        return name
+        return names
 
     def get(self, name: str) -> bytes:
         """The bytes of that hash. Raises StorageError where they are gone or damaged, InputError for what is no hash."""
@@ -106,13 +112,6 @@ class Results:
             raise InputError("Find a result.", repr(name)[:80], "64 hexadecimal digits, as `put` returned them")
         return self.folder / f"{name}{_SUFFIX}"
 
-    def _write(self, path: Path, content: bytes) -> None:
-        with path.open("xb") as file:
-            file.write(content)
-            if self._flush:
-                file.flush()
-                os.fsync(file.fileno())
-
 
 def _unlink(path: Path) -> None:
     try:
@@ -121,9 +120,8 @@ def _unlink(path: Path) -> None:
         raise StorageError(f"Delete {path.name}.", error.strerror or str(error), "a folder that can be written to") from error
 
 
-def _flush_folder(folder: Path) -> None:
-    """A rename survives a power cut once its folder is on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

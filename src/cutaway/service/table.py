@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, final
 from cutaway.errors import ConflictError, InputError, ServiceError, UnknownNameError
 from cutaway.remote.problem import problem
 from cutaway.service.database import Database, Execute
-from cutaway.service.jobs import FINAL, LEASED, NEXT, Event, Job, State
+from cutaway.service.jobs import FINAL, LEASED, NEXT, Ending, Event, Job, State
 
 if TYPE_CHECKING:
     from cutaway.remote.work import Work
@@ -100,9 +100,10 @@ class Table:
 
     def queued(self, each: int = 64) -> list[Job]:
         place = "ROW_NUMBER() OVER (PARTITION BY owner, model ORDER BY number)"
-        first = f"SELECT {_COLUMNS}, number, {place} AS place FROM jobs WHERE state = 'queued'"
+        places = f"SELECT number, {place} AS place FROM jobs WHERE state = 'queued'"  # of the index alone: jobs themselves are large
+        first = f"SELECT number FROM ({places}) AS waiting WHERE place <= ?"
         with self._database.read("List jobs.") as sql:
-            rows = sql(f"SELECT {_COLUMNS} FROM ({first}) AS waiting WHERE place <= ? ORDER BY number", (each,))
+            rows = sql(f"SELECT {_COLUMNS} FROM jobs WHERE number IN ({first}) ORDER BY number", (each,))
             return [_job(row) for row in rows.fetchall()]
 
     def work(self, id: str) -> bytes:
@@ -156,19 +157,20 @@ class Table:
             (kept,) = sql("SELECT COUNT(*) FROM events WHERE job = ?", (held,)).fetchone()
             return self._tell(sql, held, type, data) if kept < self._rules.events else None
 
-    def finish(self, job: Job, *, result: str | None = None, problem: Mapping[str, Any] | None = None, seconds: float = 0.0) -> bool:
-        if result is not None and problem is not None:
-            raise InputError("Finish a job.", "a result and a problem", "one of them, or neither where the worker was lost")
-        with self._database.change("Finish a job.") as sql:
-            held = self._held(sql, job)
-            if held is None:
-                return False
-            sql("UPDATE jobs SET seconds = seconds + ? WHERE number = ?", (seconds, held))
-            if result is not None:
-                return self._move(sql, held, State.DONE, {"result": result})
-            if problem is not None:
-                return self._fail(sql, held, problem)
-            return self._lose(sql, held, orphaned=False)
+    def finish(self, *endings: Ending) -> set[str]:
+        with self._database.change("Finish jobs.") as sql:
+            return {ending.job.id for ending in endings if self._end(sql, ending)}
+
+    def _end(self, sql: Execute, ending: Ending) -> bool:
+        held = self._held(sql, ending.job)
+        if held is None:
+            return False
+        sql("UPDATE jobs SET seconds = seconds + ? WHERE number = ?", (ending.seconds, held))
+        if ending.result is not None:
+            return self._move(sql, held, State.DONE, {"result": ending.result})
+        if ending.problem is not None:
+            return self._fail(sql, held, ending.problem)
+        return self._lose(sql, held, orphaned=False)
 
     def settle(self, hash: str) -> list[str]:
         with self._database.change("Finish equal jobs.") as sql:
