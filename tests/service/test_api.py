@@ -11,7 +11,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from cutaway.remote.work import MiB
+from cutaway.service import api
 from cutaway.service.api import app
+from cutaway.service.keys import Keys
+from cutaway.service.sqlite import Sqlite
 
 NAME = "induction_lm"
 NOBODY = "0" * 32
@@ -138,6 +141,20 @@ def test_what_is_no_request(door: Any, verb: str, path: str, given: dict[str, An
     answer = door(verb, path, **given)
     door.refused(answer, status, kind)
     assert len(answer.headers["x-request-id"]) == 32 and answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_first_key_closes_an_open_server(door: Any, sqlite: Sqlite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "_LOOK", 0.0)
+    keys = Keys(sqlite)
+    with TestClient(app(door.server, keys, open=True), base_url="http://127.0.0.1") as http:
+        assert http.get("/v1/limits").json()["user"] == "local"
+        door.refused(http.get("/v1/limits", headers={"Host": "elsewhere.example"}), 421, "access-error")
+        issued = keys.issue("ada")
+        door.refused(http.get("/v1/limits"), 401, "access-error")
+        known = {"Authorization": f"Bearer {issued.text}", "Host": "elsewhere.example"}
+        assert http.get("/v1/limits", headers=known).json()["user"] == "ada"
+        keys.revoke(issued.key.id)
+        door.refused(http.get("/v1/limits"), 401, "access-error")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:8000", "localhost:1", "[::1]:8000"])

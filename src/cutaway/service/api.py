@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import uuid
@@ -11,6 +12,7 @@ import anyio
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -52,13 +54,16 @@ JSON = 4 * MiB
 """Bytes that a body of JSON may have."""
 PATIENCE = 300.0
 """Seconds in which a body has to be there."""
+_LOOK = 1.0
+"""Seconds after which an open server looks again whether a key was issued."""
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
-def app(server: Server, keys: Keys | None = None) -> FastAPI:
-    """The API of a server. keys: whose callers may use it; None for everybody who can reach it, who then shares one user and is no administrator.
+def app(server: Server, keys: Keys | None = None, *, open: bool = False) -> FastAPI:
+    """The API of a server. keys: whose callers may use it; open: or everybody, until the first key is issued. Without keys it is open for good.
 
-    Without keys it answers only to a loopback name, so that no page in a browser on the machine can reach it through a name of its own.
+    While it is open, all callers share one user, and none is an administrator; and it answers only to a loopback name, so that no page in a browser
+    on the machine can reach it through a name of its own.
     """
     about: dict[str, Any] = {"title": "Cutaway", "version": cutaway.__version__, "docs_url": None, "redoc_url": None}
     api = _Api(**about, openapi_url="/v1/openapi.json", redirect_slashes=False)
@@ -67,7 +72,7 @@ def app(server: Server, keys: Keys | None = None) -> FastAPI:
     api.add_exception_handler(CutawayError, _refused)  # type: ignore[arg-type]  # of starlette: handlers take any Exception
     api.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
     api.add_exception_handler(HTTPException, _http)  # type: ignore[arg-type]
-    api.add_middleware(Doorway, server=server, open=keys is None)
+    api.add_middleware(Doorway, server=server, keys=keys, open=open or keys is None)
     return api
 
 
@@ -84,10 +89,13 @@ class _Api(FastAPI):
 
 @final
 class Doorway:
-    """What every request passes: an id, a bound on its body, its time measured, and no error that shows the inside of the server."""
+    """What every request passes: an id, a bound on its body, its time measured, and no error that shows the inside of the server.
 
-    def __init__(self, app: ASGIApp, server: Server, open: bool) -> None:
-        self._app, self._server, self._open = app, server, open
+    It leaves in the scope, under "open", whether whoever comes may do so without a key.
+    """
+
+    def __init__(self, app: ASGIApp, server: Server, keys: Keys | None, open: bool) -> None:
+        self._app, self._server, self._keys, self._open, self._looked = app, server, keys, open, float("-inf")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -103,6 +111,7 @@ class Doorway:
             await send(message)
 
         try:
+            scope["open"] = await self._still_open()
             refused = self._refusal(headers)
             if refused is not None:
                 await refused(scope, receive, reply)
@@ -118,6 +127,13 @@ class Doorway:
             self._server.telemetry.request(route, status[0], seconds)
             _LOG.debug("%s %s %d", scope["method"], redacted(scope["path"]), status[0], extra={"data": {"seconds": seconds}})
             REQUEST.reset(token)
+
+    async def _still_open(self) -> bool:
+        if self._open and self._keys is not None and time.monotonic() - self._looked > _LOOK:
+            self._looked = time.monotonic()
+            with contextlib.suppress(StorageError):
+                self._open = not await run_in_threadpool(self._keys.issued)
+        return self._open
 
     def _refusal(self, headers: dict[bytes, bytes]) -> JSONResponse | None:
         host = headers.get(b"host", b"").decode("latin-1")

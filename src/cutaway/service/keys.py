@@ -102,6 +102,11 @@ class Keys:
         self._find(id)
         self._end(id, self._clock())
 
+    def issued(self) -> bool:
+        """Whether there is any key, good or not."""
+        with self._database.read("Look for keys.") as sql:
+            return sql("SELECT 1 FROM keys LIMIT 1").fetchone() is not None
+
     def find(self, user: str | None = None) -> list[Key]:
         """All keys, or a user's, oldest first."""
         with self._database.read("List keys.") as sql:

@@ -72,7 +72,7 @@ Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 async def caller(request: Request, credentials: Credentials) -> Key:
     """Whose request this is, which has no parameters but those of its route. Raises AccessError, InputError."""
-    keys: Keys | None = request.app.state.keys
+    keys: Keys | None = None if request.scope["open"] else request.app.state.keys
     if keys is not None and credentials is None:
         raise AccessError("Use this server.", "no key", "Authorization: Bearer cut_...")
     found = _NOBODY if keys is None or credentials is None else await run_in_threadpool(keys.check, credentials.credentials)

@@ -118,17 +118,20 @@ def opened(site: Site) -> Iterator[tuple[Server, Keys]]:
 def serve(site: Site, host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT, which let running work end first; a second one does not. Raises InputError, StorageError."""
     with contextlib.closing(tables(site)) as kept:
-        open = not Keys(kept).find()
+        open = not Keys(kept).issued()
     if open and host not in _LOOPBACK:
         works = "cutaway keys issue USER, or --host 127.0.0.1, which needs none"
         raise InputError(f"Serve at {host}.", "no keys, so that everybody could use it", works)
     with opened(site) as (server, keys):
-        config = uvicorn.Config(app(server, None if open else keys), host, port, **WIRE)
+        config = uvicorn.Config(app(server, keys, open=open), host, port, **WIRE)
         found = config.bind_socket()
         found.listen(config.backlog)  # whoever reads the next line may come at once
         shown = f"[{host}]" if ":" in host else host
         print(f"Serving {', '.join(site.models)} at http://{shown}:{found.getsockname()[1]}", flush=True)
-        print("Anybody on this machine may use it, without a key." if open else "Whoever has a key may use it.", flush=True)
+        print(
+            "Anybody on this machine may use it without a key, until one is issued." if open else "Whoever has a key may use it.",
+            flush=True,
+        )
         _Uvicorn(config, server, site.grace).run([found])
 
 
