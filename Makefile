@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-# compiled tests are kept, whatever the environment says: each worker and each tier reads all of them
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
+# compiled tests are kept, whatever the environment says: each worker and each tier reads all of them;
+# a thread for each process, those that tests start too: threads of torch that wait for one another on a busy machine make it ten times slower
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: help install explain test test-quick test-full check docs bench
 .DEFAULT_GOAL := help
