@@ -143,16 +143,26 @@ def test_what_is_no_request(door: Any, verb: str, path: str, given: dict[str, An
     assert len(answer.headers["x-request-id"]) == 32 and answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_the_first_key_closes_an_open_server(door: Any, sqlite: Sqlite, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_open_server_looks_for_keys(door: Any, sqlite: Sqlite, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "_LOOK", 0.0)
+    keys = Keys(sqlite)
+    with TestClient(app(door.server, keys, open=True), base_url="http://127.0.0.1") as http:
+        assert http.get("/v1/limits").status_code == 200
+        keys.issue("ada")
+        door.refused(http.get("/v1/limits"), 401, "access-error")
+
+
+def test_the_first_key_closes_an_open_server(door: Any, sqlite: Sqlite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "_LOOK", 1e9)
     keys = Keys(sqlite)
     with TestClient(app(door.server, keys, open=True), base_url="http://127.0.0.1") as http:
         assert http.get("/v1/limits").json()["user"] == "local"
         door.refused(http.get("/v1/limits", headers={"Host": "elsewhere.example"}), 421, "access-error")
         issued = keys.issue("ada")
-        door.refused(http.get("/v1/limits"), 401, "access-error")
         known = {"Authorization": f"Bearer {issued.text}", "Host": "elsewhere.example"}
-        assert http.get("/v1/limits", headers=known).json()["user"] == "ada"
+        assert http.get("/v1/limits").json()["user"] == "local", "it has not looked yet"
+        assert http.get("/v1/limits", headers=known).json()["user"] == "ada", "a key that is shown is looked for"
+        door.refused(http.get("/v1/limits"), 401, "access-error")
         keys.revoke(issued.key.id)
         door.refused(http.get("/v1/limits"), 401, "access-error")
 

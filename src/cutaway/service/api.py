@@ -55,7 +55,7 @@ JSON = 4 * MiB
 PATIENCE = 300.0
 """Seconds in which a body has to be there."""
 _LOOK = 1.0
-"""Seconds after which an open server looks again whether a key was issued."""
+"""Seconds after which an open server looks again whether a key was issued, unless one is shown to it."""
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -111,7 +111,7 @@ class Doorway:
             await send(message)
 
         try:
-            scope["open"] = await self._still_open()
+            scope["open"] = await self._still_open(b"authorization" in headers)
             refused = self._refusal(headers)
             if refused is not None:
                 await refused(scope, receive, reply)
@@ -128,8 +128,8 @@ class Doorway:
             _LOG.debug("%s %s %d", scope["method"], redacted(scope["path"]), status[0], extra={"data": {"seconds": seconds}})
             REQUEST.reset(token)
 
-    async def _still_open(self) -> bool:
-        if self._open and self._keys is not None and time.monotonic() - self._looked > _LOOK:
+    async def _still_open(self, now: bool) -> bool:
+        if self._open and self._keys is not None and (now or time.monotonic() - self._looked > _LOOK):
             self._looked = time.monotonic()
             with contextlib.suppress(StorageError):
                 self._open = not await run_in_threadpool(self._keys.issued)

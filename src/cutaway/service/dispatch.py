@@ -180,10 +180,8 @@ class Dispatcher:
         with self._lock:
             self._wants = {id: want for id, want in self._wants.items() if not want[1].done()}
             wanted = [waiting for waiting, _ in self._wants.values()]
-            busy, loading = (
-                set(self.busy),
-                set(self.loading),
-            )  # before the queue, which then holds all that a run which has ended left there
+            # before the queue, which then holds all that a run which has ended left there
+            busy, loading = set(self.busy), set(self.loading)
         waiting = [*wanted, *self._waiting(self._jobs.queued())]
         opened = self._runner.loaded()
         for action in self._scheduler.decide(waiting, opened, busy, loading, self._catalogue.sizes, kept=self.kept()):

@@ -144,6 +144,6 @@ class Leases:
             try:
                 return change()
             except StorageError as error:
-                _LOG.error("%s to be kept: %s %s", ", ".join(f"job {job.id} waits for room" for job in jobs), error.asked, error.found)
+                _LOG.error("waiting for room to keep %s: %s %s", ", ".join(f"job {job.id}" for job in jobs), error.asked, error.found)
             if self.ended.wait(PAUSE) or not any(map(self._holds, jobs)):
                 return None
