@@ -37,7 +37,7 @@ GB = 10**9
 @click.option(
     "--quota", default=1.0, show_default=True, help="seconds of computing a second, saved up for ten minutes, that put a user first"
 )
-@click.option("--flush", is_flag=True, help="accepted jobs survive a power cut too: about 40 ms more for each")
+@click.option("--flush", is_flag=True, help="accepted jobs survive a power cut too, for a few waits for the disk each")
 @click.option(
     "--log", default="warning", show_default=True, type=click.Choice(["debug", "info", "warning", "error"]), help="how much is logged"
 )
