@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,25 @@ def test_what_is_not_installed_is_named(cutaway: Cutaway, tmp_path: Path, monkey
         monkeypatch.delitem(sys.modules, "cutaway.service.postgres", raising=False)
         ran = cutaway(*command, *folder)
         assert ran.status == 1 and f"no {module} here" in ran.err and f"cutaway[{extra}]" in ran.err
+
+
+def test_threads_of_torch_are_told_not_to_spin_before_it_is_imported() -> None:
+    code = """
+import os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("spins", os.environ.get("GOMP_SPINCOUNT"), flush=True)
+            os._exit(0)
+sys.meta_path.insert(0, Watch())
+sys.argv = ["cutaway", "serve", "induction_lm"]
+from cutaway.cli import main
+main()
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    for given, seen in ({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"):
+        done = subprocess.run([sys.executable, "-c", code], env=environment | given, capture_output=True, text=True)
+        assert done.stdout == f"spins {seen}\n", done.stderr
 
 
 def test_refusals(cutaway: Cutaway, tmp_path: Path) -> None:

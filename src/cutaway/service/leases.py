@@ -72,11 +72,9 @@ class Leases:
         """Keep what came of jobs, all at once: to wait for the disk is what takes longest."""
 
         def kept() -> set[str]:
-            names = iter(self._results.put(*(outcome.result for _, outcome in ended if outcome.result is not None)))
-            results = [None if outcome.result is None else next(names) for _, outcome in ended]
-            return self._jobs.finish(
-                *(Ending(job, result, outcome.problem, outcome.seconds) for (job, outcome), result in zip(ended, results, strict=True))
-            )
+            contents = {job.id: outcome.result for job, outcome in ended if outcome.result is not None}
+            names = dict(zip(contents, self._results.put(*contents.values()), strict=True))
+            return self._jobs.finish(*(Ending(job, names.get(job.id), outcome.problem, outcome.seconds) for job, outcome in ended))
 
         counted = self._insisted([job for job, _ in ended], kept) or ()
         for job, outcome in ended:
